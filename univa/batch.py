@@ -1,0 +1,97 @@
+"""The typed batch that data sets produce and the model and the loss consume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["MODALITIES", "Batch", "FeatureSequence", "Modality", "TokenizedDialogues"]
+
+Modality = Literal["text", "audio", "vision"]
+MODALITIES: tuple[Modality, ...] = ("text", "audio", "vision")
+
+_T = TypeVar("_T", bound="_TensorRecord")
+
+
+class _TensorRecord:
+    """Moves every tensor of a dataclass, also inside nested records and dicts."""
+
+    def to(self: _T, device: torch.device | str, *, non_blocking: bool = False) -> _T:
+        """Return a copy with every tensor on `device`."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor | _TensorRecord):
+                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, dict):
+                return {key: move(item) for key, item in value.items()}
+            return value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSequence(_TensorRecord):
+    """One feature vector per time step: word vectors, audio frames or video frames.
+
+    Attributes:
+        features: [B, T, F] float32; zero where `mask` is False.
+        mask: [B, T] bool, True at real steps. Every row has at least one True.
+    """
+
+    features: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedDialogues(_TensorRecord):
+    """Token ids of whole dialogues, and where each utterance of the batch lies in them.
+
+    Each of the G token rows is encoded once, whatever the number of utterances picked from it.
+
+    Attributes:
+        input_ids: [G, T] int64 token ids, special tokens and padding included.
+        attention_mask: [G, T] int64, 1 at real tokens.
+        dialogue_index: [B] int64 in 0..G-1, the token row that holds each utterance.
+        utterance_mask: [B, T] bool, True at the utterance's own tokens. At least one per row.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    dialogue_index: Tensor
+    utterance_mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(_TensorRecord):
+    """B utterances with their inputs, labels and valence-arousal scores.
+
+    Attributes:
+        utterance_ids: B identifiers, for messages and prediction files.
+        labels: [B, L] float32, 1 where the emotion is present, else 0.
+        coordinates: modality -> [B, 2] float32 (valence, arousal), normalised; a modality without
+            scores is absent and has no contrastive term.
+        groups: [B] int64, equal for utterances of one dialogue.
+        text: token rows of dialogues, or word vectors, or None.
+        audio: audio features or None.
+        vision: visual features or None.
+    """
+
+    utterance_ids: tuple[str, ...]
+    labels: Tensor
+    coordinates: dict[Modality, Tensor]
+    groups: Tensor
+    text: TokenizedDialogues | FeatureSequence | None = None
+    audio: FeatureSequence | None = None
+    vision: FeatureSequence | None = None
+
+    def __len__(self) -> int:
+        return len(self.utterance_ids)
+
+    @property
+    def inputs(self) -> dict[Modality, TokenizedDialogues | FeatureSequence]:
+        """The modalities that are present: the keyword arguments of the model's `forward`."""
+        present = {"text": self.text, "audio": self.audio, "vision": self.vision}
+        return {name: value for name, value in present.items() if value is not None}  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""Valence and arousal: coordinates of emotion words, and scores of each modality."""
