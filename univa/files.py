@@ -1,0 +1,145 @@
+"""Files that are either whole or absent: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from univa.errors import UserError
+
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "atomic_write_json",
+    "atomic_write_text",
+    "recover_folder",
+]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` when the block succeeds.
+
+    The temporary name keeps the suffix, so writers that look at it behave as they should. Missing
+    parent folders are made. When the block fails the temporary file is removed and `path` is as it
+    was before.
+
+    Args:
+        path: the file to write; an existing file is replaced.
+
+    Yields:
+        A path that does not exist yet. The block must create a file there.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or `path` is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"{target}: cannot write a file here, this is a folder")
+    _make_parent(target)
+    temporary = target.with_name(f".{target.stem}.tmp-{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` (UTF-8, newlines as given) to `path`, whole or not at all.
+
+    Raises:
+        UserError: as `atomic_path`; also where the folder refuses the file.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def atomic_write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented JSON with a final newline, whole or not at all.
+
+    Raises:
+        UserError: as `atomic_write_text`.
+        ValueError: `obj` holds NaN or infinity, which JSON has no words for.
+        TypeError: `obj` holds something that is not JSON.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_write_text(path, text + "\n")
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it takes the place of `path` on success.
+
+    A non-empty folder cannot be replaced by one rename, so the old one steps aside to
+    `<name>.old` for a moment. Whoever reads must call `recover_folder` first: it brings the old one
+    back after a crash between the two renames. A whole version exists at every moment.
+
+    Args:
+        path: the folder to write; an existing one is replaced.
+
+    Yields:
+        An empty folder.
+
+    Raises:
+        UserError: the parent folder cannot be made.
+    """
+    target = Path(path)
+    _make_parent(target)
+    recover_folder(target)
+    temporary = target.with_name(f"{target.name}.tmp")
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)  # left behind by a process that was killed
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(path: str | os.PathLike[str]) -> bool:
+    """Undo what a crash inside `atomic_folder` left behind.
+
+    Args:
+        path: a folder written by `atomic_folder`.
+
+    Returns:
+        True where a whole folder is at `path` now.
+    """
+    target = Path(path)
+    old = target.with_name(f"{target.name}.old")
+    if old.is_dir():
+        if target.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    return target.is_dir()
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target.parent}: cannot make this folder: {error.strerror}") from error
+
+
+def _sync(path: Path) -> None:
+    """Have the bytes on disk before the rename, so that a power cut cannot leave an empty file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
