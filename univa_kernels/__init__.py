@@ -1,0 +1,34 @@
+"""Fused contrastive losses over a continuous label space.
+
+    from univa_kernels import VASupConLoss
+    loss = VASupConLoss(temperature=0.1, radius=0.25)(embeddings, valence_arousal)
+
+The compiled extension serves when it is there; else plain PyTorch does. `build_info()` tells.
+"""
+
+from univa_kernels.backends import available_backends, build_info, use_backend
+from univa_kernels.functional import (
+    UniVALossOutput,
+    contrastive_terms,
+    emotion_correlation_prior,
+    univa_loss,
+    va_supcon_loss,
+)
+from univa_kernels.losses import EmotionCorrelationPrior, UniVALoss, VASupConLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EmotionCorrelationPrior",
+    "UniVALoss",
+    "UniVALossOutput",
+    "VASupConLoss",
+    "__version__",
+    "available_backends",
+    "build_info",
+    "contrastive_terms",
+    "emotion_correlation_prior",
+    "univa_loss",
+    "use_backend",
+    "va_supcon_loss",
+]

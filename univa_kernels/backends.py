@@ -1,0 +1,196 @@
+"""Which implementation serves a call: a registry, automatic choice, and a way to force one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from univa_kernels import ops, reference
+
+__all__ = ["Backend", "available_backends", "build_info", "select", "use_backend"]
+
+_FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the losses.
+
+    Attributes:
+        name: what `use_backend` and UNIVA_BACKEND call it.
+        devices: device types it serves; None for all.
+        dtypes: dtypes of embeddings and predictions it serves.
+        unusable: says why it cannot run on this machine, or returns None.
+        contrastive: as `univa_kernels.reference.contrastive`.
+        correlation_prior: as `univa_kernels.reference.correlation_prior`.
+    """
+
+    name: str
+    devices: frozenset[str] | None
+    dtypes: frozenset[torch.dtype]
+    unusable: Callable[[], str | None]
+    contrastive: Callable[..., tuple[Tensor, Tensor]]
+    correlation_prior: Callable[..., Tensor]
+
+    def refuses(self, tensor: Tensor) -> str | None:
+        """Why a call with `tensor` cannot be served, or None."""
+        if self.devices is not None and tensor.device.type not in self.devices:
+            return f"it serves {'/'.join(sorted(self.devices))} tensors, not {tensor.device.type}"
+        if tensor.dtype not in self.dtypes:
+            return f"it does not serve {tensor.dtype}"
+        return self.unusable()
+
+
+def _extension_missing() -> str | None:
+    return None if ops.LOAD_ERROR is None else f"no compiled extension: {ops.LOAD_ERROR}"
+
+
+def _cuda_missing() -> str | None:
+    if missing := _extension_missing():
+        return missing
+    if not ops.extension_build_info().get("cuda_architectures"):
+        return "the extension was built without CUDA (no nvcc, or UNIVA_BUILD_CUDA=0)"
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+# In order of preference.
+_BACKENDS = (
+    Backend(
+        name="cuda",
+        devices=frozenset({"cuda"}),
+        dtypes=_FLOATING,
+        unusable=_cuda_missing,
+        contrastive=ops.contrastive,
+        correlation_prior=ops.correlation_prior,
+    ),
+    Backend(
+        name="cpu",
+        devices=frozenset({"cpu"}),
+        dtypes=_FLOATING,
+        unusable=_extension_missing,
+        contrastive=ops.contrastive,
+        correlation_prior=ops.correlation_prior,
+    ),
+    Backend(
+        name="reference",
+        devices=None,
+        dtypes=_FLOATING,
+        unusable=lambda: None,
+        contrastive=reference.contrastive,
+        correlation_prior=reference.correlation_prior,
+    ),
+)
+_BY_NAME = {backend.name: backend for backend in _BACKENDS}
+_AUTOMATIC = "auto"
+
+
+def _known(name: str, source: str) -> str:
+    if name not in (_AUTOMATIC, *_BY_NAME):
+        raise ValueError(
+            f"{source} names no backend: {name!r}; one of auto, {', '.join(sorted(_BY_NAME))}"
+        )
+    return name
+
+
+_forced = _AUTOMATIC  # by use_backend; the environment is asked only when this is "auto"
+_warned = False
+
+
+class use_backend:
+    """Force a backend, for the process from now on or inside a `with` block.
+
+    A forced backend that cannot serve a call raises RuntimeError saying why. The environment
+    variable UNIVA_BACKEND does the same for a whole process; this takes precedence over it.
+
+    Args:
+        name: "reference", "cpu", "cuda", or "auto" to choose by device and dtype again.
+
+    Raises:
+        ValueError: no such backend.
+
+    Example:
+        >>> import torch, univa_kernels
+        >>> with univa_kernels.use_backend("reference"):
+        ...     loss = univa_kernels.va_supcon_loss(torch.eye(4), torch.zeros(4, 2))
+    """
+
+    def __init__(self, name: str) -> None:
+        global _forced
+        self._before = _forced
+        _forced = _known(name, "use_backend")
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        global _forced
+        _forced = self._before
+
+
+def available_backends() -> dict[str, str | None]:
+    """Every backend by name, with None when it is usable here or else the reason why not."""
+    return {backend.name: backend.unusable() for backend in _BACKENDS}
+
+
+def build_info() -> dict[str, Any]:
+    """What is installed: versions, whether and how the extension was built, usable backends."""
+    from univa_kernels import __version__
+
+    return {
+        "univa_kernels": __version__,
+        "torch": torch.__version__,
+        "extension": ops.LOAD_ERROR is None,
+        "extension_error": ops.LOAD_ERROR,
+        **{f"extension_{key}": value for key, value in ops.extension_build_info().items()},
+        "backends": available_backends(),
+    }
+
+
+def select(tensor: Tensor) -> Backend:
+    """The backend that serves a call whose embeddings or predictions are `tensor`.
+
+    Raises:
+        RuntimeError: a forced backend cannot serve it.
+        ValueError: UNIVA_BACKEND names no backend.
+    """
+    name = _forced
+    if name == _AUTOMATIC:
+        name = _known(os.environ.get("UNIVA_BACKEND") or _AUTOMATIC, "UNIVA_BACKEND")
+    if name != _AUTOMATIC:
+        reason = _BY_NAME[name].refuses(tensor)
+        if reason:
+            raise RuntimeError(f"univa_kernels: backend {name!r} cannot serve this call: {reason}")
+        return _BY_NAME[name]
+    for backend in _BACKENDS:
+        if backend.refuses(tensor) is None:
+            if backend.name == "reference":
+                _warn_once()
+            return backend
+    raise RuntimeError(f"univa_kernels: no backend serves {tensor.dtype} on {tensor.device}")
+
+
+def _warn_once() -> None:
+    """Say once that the slow path serves because the extension is missing."""
+    global _warned
+    if _warned or ops.LOAD_ERROR is None:
+        return
+    _warned = True
+    warnings.warn(
+        f"univa_kernels has no compiled extension ({ops.LOAD_ERROR}); the losses run on the slower "
+        "PyTorch reference path. Reinstall with a C++ compiler at hand, or silence this with "
+        "UNIVA_BACKEND=reference.",
+        RuntimeWarning,
+        stacklevel=4,
+    )

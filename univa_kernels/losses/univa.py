@@ -1,0 +1,96 @@
+"""The whole UniVA objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from univa_kernels import _checks
+from univa_kernels.functional import NoPositives, PriorForm, UniVALossOutput, univa_loss
+
+__all__ = ["UniVALoss"]
+
+
+class UniVALoss(nn.Module):
+    """Module form of `univa_kernels.univa_loss`, which describes the arguments and errors.
+
+    Example:
+        >>> import torch
+        >>> from univa_kernels import UniVALoss
+        >>> loss = UniVALoss(temperature=0.4, alpha=0.2)
+        >>> terms = loss(
+        ...     logits=torch.randn(8, 6),
+        ...     labels=torch.randint(2, (8, 6)),
+        ...     embeddings={"text": torch.randn(8, 32), "audio": torch.randn(8, 32)},
+        ...     coordinates={"text": torch.rand(8, 2)},
+        ... )
+        >>> sorted(terms.contrastive)
+        ['text']
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.7,
+        radius: float = 0.1,
+        alpha: float = 0.45,
+        modality_weights: Mapping[str, float] | None = None,
+        classification: Literal["kl", "bce"] = "kl",
+        prior: PriorForm | None = None,
+        self_weight: float = 0.5,
+        no_positives: NoPositives = "skip",
+        normalize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
+        self.radius = _checks.in_range("radius", radius, 0)
+        self.alpha = _checks.in_range("alpha", alpha, 0, 1)
+        self.self_weight = _checks.in_range("self_weight", self_weight, 0, 1)
+        _checks.choice("classification", classification, ("kl", "bce"))
+        _checks.choice("prior", prior, ("norm", "quadratic", None))
+        _checks.choice("no_positives", no_positives, ("skip", "zero", "error"))
+        self.modality_weights = {
+            name: _checks.in_range(f"modality_weights[{name!r}]", weight, 0)
+            for name, weight in (modality_weights or {}).items()
+        }
+        self.classification: Literal["kl", "bce"] = classification
+        self.prior: PriorForm | None = prior
+        self.no_positives: NoPositives = no_positives
+        self.normalize = normalize
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        embeddings: Mapping[str, Tensor],
+        coordinates: Mapping[str, Tensor],
+        similarity: Tensor | None = None,
+    ) -> UniVALossOutput:
+        """Return the objective and its terms for one batch."""
+        weights = {k: v for k, v in self.modality_weights.items() if k in embeddings}
+        return univa_loss(
+            logits,
+            labels,
+            embeddings,
+            coordinates,
+            similarity,
+            temperature=self.temperature,
+            radius=self.radius,
+            alpha=self.alpha,
+            modality_weights=weights,
+            classification=self.classification,
+            prior=self.prior,
+            self_weight=self.self_weight,
+            no_positives=self.no_positives,
+            normalize=self.normalize,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the options in `repr`."""
+        return (
+            f"temperature={self.temperature}, radius={self.radius}, alpha={self.alpha}, "
+            f"modality_weights={self.modality_weights}, classification={self.classification!r}, "
+            f"prior={self.prior!r}, self_weight={self.self_weight}"
+        )
