@@ -1,0 +1,143 @@
+"""Normalisation of valence-arousal scores, which gives the loss's radius its unit.
+
+The radius of the contrastive loss (0.1 in the authors' runs) is a distance between *normalised*
+scores, so the statistics belong to the run: they are fitted on the train split and kept with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from univa.batch import MODALITIES, Modality
+from univa.data.corpus import Split
+from univa.errors import UserError
+
+__all__ = ["VANormalizer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VANormalizer:
+    """Shifts and scales (valence, arousal) per modality and axis.
+
+    Attributes:
+        mean: modality -> (mean of valence, mean of arousal).
+        std: modality -> (standard deviation of valence, of arousal), unbiased, above 0.
+    """
+
+    mean: dict[Modality, tuple[float, float]]
+    std: dict[Modality, tuple[float, float]]
+
+    @classmethod
+    def fit(cls, split: Split, *, authors: bool = False) -> VANormalizer:
+        """Take the statistics of one split, the train split.
+
+        Args:
+            split: Its modalities with scores are the ones that can be normalised.
+            authors: Use the valence column's mean and standard deviation for both columns, as the
+                authors' code does. (It also normalises each split with that split's own
+                statistics; here every split gets those of `split`.)
+
+        Raises:
+            UserError: as `from_coordinates`.
+        """
+        scores = {name: split.coordinates(name) for name in split.coordinate_modalities}
+        return cls.from_coordinates(scores, authors=authors)
+
+    @classmethod
+    def from_coordinates(
+        cls, coordinates: Mapping[Modality, Tensor], *, authors: bool = False
+    ) -> VANormalizer:
+        """Take the statistics of scores.
+
+        Args:
+            coordinates: modality -> [N, 2] (valence, arousal), floating point, N >= 2. The
+                statistics are computed in the scores' own dtype.
+            authors: As in `fit`.
+
+        Raises:
+            UserError: fewer than two scores, or all scores of an axis are equal.
+        """
+        mean: dict[Modality, tuple[float, float]] = {}
+        std: dict[Modality, tuple[float, float]] = {}
+        for modality, scores in coordinates.items():
+            if len(scores) < 2:
+                raise UserError(
+                    f"{modality}: {len(scores)} valence-arousal score(s) cannot be normalised; "
+                    "the train split needs at least two utterances"
+                )
+            centre, spread = [], []
+            for axis in (0, 0) if authors else (0, 1):
+                column = scores[:, axis].contiguous()
+                centre.append(float(column.mean()))
+                spread.append(float(column.std()))
+                # Equal values that are not exact in binary leave a spread of rounding error.
+                if bool((column == column[0]).all()):
+                    name = ("valence", "arousal")[axis]
+                    raise UserError(
+                        f"{modality}: every {name} score of the train split is "
+                        f"{float(column[0]):g}, so it cannot be normalised; give scores that "
+                        f"differ, or train without the scores of {modality}"
+                    )
+            mean[modality] = (centre[0], centre[1])
+            std[modality] = (spread[0], spread[1])
+        return cls(mean=mean, std=std)
+
+    def apply(self, coordinates: Tensor, modality: Modality) -> Tensor:
+        """Normalise scores of one modality.
+
+        Args:
+            coordinates: [..., 2] (valence, arousal), floating point.
+            modality: One that was fitted.
+
+        Returns:
+            [..., 2] of the same dtype: (coordinates - mean) / std.
+
+        Raises:
+            UserError: the modality was not fitted.
+        """
+        if modality not in self.mean:
+            raise UserError(
+                f"no statistics to normalise the valence-arousal scores of {modality}; the train "
+                "split has none"
+            )
+        mean = coordinates.new_tensor(self.mean[modality])
+        std = coordinates.new_tensor(self.std[modality])
+        return (coordinates - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics as JSON-able values: {"mean": {...}, "std": {...}}."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VANormalizer:
+        """Read what `to_dict` gave, also after a round trip through JSON.
+
+        Raises:
+            UserError: the values are not such statistics.
+        """
+        try:
+            mean = {
+                name: _pair(values["mean"][name]) for name in MODALITIES if name in values["mean"]
+            }
+            std = {name: _pair(values["std"][name]) for name in mean}
+            known = set(values["mean"]) == set(mean) and set(values["std"]) == set(std)
+        except (KeyError, TypeError, ValueError):
+            known = False
+        if not known or any(not spread > 0 for pair in std.values() for spread in pair):
+            raise UserError(
+                "not the statistics of valence-arousal scores: expected "
+                '{"mean": {modality: [v, a]}, "std": {modality: [v, a]}} with std above 0'
+            )
+        return cls(mean=mean, std=std)
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    valence, arousal = (float(value) for value in values)
+    if not bool(torch.isfinite(torch.tensor([valence, arousal])).all()):
+        raise ValueError("not finite")
+    return valence, arousal
