@@ -334,7 +334,9 @@ def univa_loss(
     targets = labels.to(logits.dtype)
     if classification == "kl":
         log_probabilities = F.log_softmax(logits, dim=1)
-        classified = 1000 * F.kl_div(log_probabilities, targets.softmax(1), reduction="mean")
+        divergence = F.kl_div(log_probabilities, targets.softmax(1), reduction="sum")
+        # The authors average over utterances and labels.
+        classified = 1000 * divergence / max(1, logits.numel())
     else:
         classified = F.binary_cross_entropy_with_logits(logits, targets)
 

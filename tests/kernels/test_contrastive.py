@@ -15,13 +15,17 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
+def upstream(rows):
+    """Gradients from above that differ from row to row and change sign."""
+    return torch.linspace(-1, 2, rows, dtype=torch.float64)
+
+
 def evaluate(case, backend, dtype, device="cpu"):
-    """Losses, counts and gradients of a backend; upstream gradients differ from row to row."""
+    """Losses, counts and gradients of a backend."""
     leaves = case.inputs(dtype, device)
     with use_backend(backend):
         losses, count = case.call(contrastive_terms, leaves)
-        upstream = torch.linspace(-1, 2, len(losses), device=losses.device, dtype=losses.dtype)
-        losses.backward(upstream)
+        losses.backward(upstream(len(losses)).to(losses))
     return losses.detach(), count, [leaf.grad for leaf in leaves]
 
 
@@ -31,7 +35,7 @@ def expected(case, dtype):
         leaf.detach().to(dtype).double().requires_grad_() for leaf in case.inputs(torch.float64)
     )
     losses, count = case.call(truth.contrastive_losses, leaves)
-    losses.backward(torch.linspace(-1, 2, len(losses)).double())
+    losses.backward(upstream(len(losses)))
     return losses.detach(), count, [leaf.grad for leaf in leaves]
 
 
@@ -40,7 +44,7 @@ def naive_error(case, dtype, want):
     leaves = tuple(leaf.detach().to(dtype).float() for leaf in case.inputs(torch.float64))
     leaves = tuple(leaf.requires_grad_() for leaf in leaves)
     losses, _ = case.call(truth.contrastive_losses, leaves)
-    losses.backward(torch.linspace(-1, 2, len(losses)))
+    losses.backward(upstream(len(losses)).float())
     grads = [leaf.grad.to(dtype) for leaf in leaves]
     return (
         relative_error(losses.detach(), want[0]),
@@ -84,7 +88,7 @@ def test_matches_the_truth(backend, case, dtype):
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 70), (513, 1025, 33), (1, 1, 1), (2, 2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_larger_than_a_block(backend, n, m, d, dtype, monkeypatch):
-    monkeypatch.setattr(univa_kernels.reference, "_BLOCK_ELEMENTS", 4096)
+    monkeypatch.setattr(univa_kernels.reference, "_BLOCK_ELEMENTS", 1 << 15)
     generator = torch.Generator().manual_seed(n)
     case = Case(
         torch.randn(n, d, generator=generator).double(),
@@ -146,7 +150,7 @@ def test_policies_for_anchors_without_positives(backend):
         skip = va_supcon_loss(embeddings, coordinates)
         zero = va_supcon_loss(embeddings, coordinates, no_positives="zero")
         total = va_supcon_loss(embeddings, coordinates, reduction="sum")
-        with pytest.raises(ValueError, match="anchor 2 has no positive within radius 0.1"):
+        with pytest.raises(ValueError, match="anchor 2 has no positive"):
             va_supcon_loss(embeddings, coordinates, no_positives="error")
     assert rows[2] == 0
     torch.testing.assert_close(total, rows.sum())

@@ -41,18 +41,17 @@ def contrastive_losses(
     if groups is not None:
         near |= groups[:, None] == contrast_groups[None, :]
     if self_offset is not None:
-        for i in range(n):
-            if 0 <= i + self_offset < m:
-                own[i, i + self_offset] = True
+        rows = [i for i in range(n) if 0 <= i + self_offset < m]
+        own[rows, [i + self_offset for i in rows]] = True
     k = torch.where(own, self_weight, near.to(logits.dtype))
     log_w = math.log(self_weight) if self_weight else -math.inf
     counted = torch.where(own, logits + log_w, logits)
     count = k.sum(1)
-    log_z = counted.logsumexp(1) if m else logits.new_full((n,), -math.inf)
     some = count > 0
+    # A row of nothing but -inf would put NaN into the gradient; it has no positives anyway.
+    log_z = counted.masked_fill(~some[:, None], 0).logsumexp(1) if m else logits.new_zeros(n)
     mean = (k * logits).sum(1) / torch.where(some, count, 1)
-    # No arithmetic on rows without positives: -inf - 0 would poison the gradient.
-    return torch.where(some, log_z.masked_fill(~some, 0) - mean, 0), count
+    return torch.where(some, log_z - mean, 0), count
 
 
 def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Tensor:

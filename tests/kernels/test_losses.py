@@ -1,0 +1,223 @@
+"""The public modules and functions: agreement with each other, and errors."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.kernels import truth
+from tests.kernels.cases import BACKENDS
+from univa_kernels import (
+    EmotionCorrelationPrior,
+    UniVALoss,
+    VASupConLoss,
+    emotion_correlation_prior,
+    univa_loss,
+    use_backend,
+    va_supcon_loss,
+)
+from univa_kernels.compat import VA_aware_SupConLoss
+
+
+@pytest.fixture(params=BACKENDS, autouse=True)
+def _backend(request):
+    with use_backend(request.param):
+        yield
+
+
+def batch(size=10, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(5)
+    names = ("text", "audio", "vision")
+    return {
+        "logits": torch.randn(size, 6, generator=generator).to(dtype),
+        "labels": torch.randint(0, 2, (size, 6), generator=generator),
+        "embeddings": {m: torch.randn(size, 8, generator=generator).to(dtype) for m in names},
+        "coordinates": {m: torch.randn(size, 2, generator=generator) for m in names},
+        "similarity": torch.randn(6, 6, generator=generator).to(dtype),
+    }
+
+
+@pytest.mark.parametrize("classification", ["kl", "bce"])
+@pytest.mark.parametrize("prior", ["norm", "quadratic", None])
+def test_objective_is_its_formula(classification, prior):
+    data = batch()
+    weights = {"text": 3.0, "audio": 1.0, "vision": 0.5}
+    got = univa_loss(
+        **data,
+        temperature=0.4,
+        radius=0.8,
+        alpha=0.3,
+        modality_weights=weights,
+        classification=classification,
+        prior=prior,
+        self_weight=0.5,
+    )
+    logits, labels = data["logits"], data["labels"].double()
+    if classification == "kl":
+        target = labels.softmax(1)
+        divergence = (target * (target.log() - logits.log_softmax(1))).mean() * 1000
+        probabilities = logits.softmax(1)
+    else:
+        divergence = F.binary_cross_entropy(logits.sigmoid(), labels)
+        probabilities = logits.sigmoid()
+    eta = torch.zeros(()).double()
+    if prior is not None:
+        y = logits.log_softmax(1) if prior == "norm" else probabilities
+        eta = truth.correlation_prior(y, data["similarity"], prior)
+    terms = {}
+    for name in weights:
+        losses, _ = truth.contrastive_losses(
+            data["embeddings"][name],
+            data["coordinates"][name],
+            temperature=0.4,
+            radius=0.8,
+            self_weight=0.5,
+        )
+        terms[name] = losses.mean()
+    total = 0.7 * (divergence + eta) + 0.3 * sum(weights[m] * terms[m] for m in terms) / 3
+    torch.testing.assert_close(got.classification, divergence)
+    torch.testing.assert_close(got.prior, eta)
+    torch.testing.assert_close(got.contrastive, terms)
+    torch.testing.assert_close(got.total, total)
+
+
+def test_modules_equal_their_functions():
+    data = batch(dtype=torch.float32)
+    text, va = data["embeddings"]["text"], data["coordinates"]["text"]
+    assert torch.equal(
+        VASupConLoss(0.3, 0.7, self_weight=0.5, normalize=True)(text, va),
+        va_supcon_loss(text, va, temperature=0.3, radius=0.7, self_weight=0.5, normalize=True),
+    )
+    options = {"temperature": 0.3, "alpha": 0.2, "prior": "quadratic", "classification": "bce"}
+    assert torch.equal(UniVALoss(**options)(**data).total, univa_loss(**data, **options).total)
+    probabilities = data["logits"].sigmoid()
+    assert torch.equal(
+        EmotionCorrelationPrior(data["similarity"])(probabilities),
+        emotion_correlation_prior(probabilities, data["similarity"]),
+    )
+
+
+def test_normalize_ignores_the_length_of_rows():
+    rows, va = torch.randn(8, 5), torch.rand(8, 2)
+    scaled = rows * torch.rand(8, 1).add(0.5)
+    torch.testing.assert_close(
+        va_supcon_loss(rows, va, radius=0.5, normalize=True),
+        va_supcon_loss(scaled, va, radius=0.5, normalize=True),
+    )
+
+
+def test_modality_without_coordinates_has_no_term():
+    data = batch()
+    full = univa_loss(**data, alpha=1.0)
+    del data["coordinates"]["audio"]
+    part = univa_loss(**data, alpha=1.0)
+    assert sorted(part.contrastive) == ["text", "vision"]
+    torch.testing.assert_close(part.total, full.total - full.contrastive["audio"] / 3)
+
+
+def test_half_self_weight_is_two_equal_views_without_log_two():
+    rows, va = torch.randn(9, 5).double(), torch.rand(9, 2)
+    single = va_supcon_loss(rows, va, temperature=0.7, radius=0.3, self_weight=0.5)
+    doubled = VA_aware_SupConLoss(0.7)(torch.stack((rows, rows), 1), None, va, 0.3)
+    torch.testing.assert_close(single + math.log(2), doubled)
+
+
+ROWS, VA = torch.randn(4, 3), torch.rand(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments", "options"),
+    [
+        (TypeError, "embeddings must be a tensor", ([[1.0]], VA), {}),
+        (TypeError, "embeddings must be float32", (ROWS.int(), VA), {}),
+        (ValueError, r"embeddings must have shape \[N, D\]", (ROWS[0], VA), {}),
+        (ValueError, "coordinates must have one row for each row", (ROWS, VA[:3]), {}),
+        (ValueError, "coordinates must have shape", (ROWS, VA[:, :0]), {}),
+        (TypeError, "coordinates must be a tensor", (ROWS, None), {}),
+        (ValueError, "temperature must be finite and > 0", (ROWS, VA), {"temperature": 0}),
+        (ValueError, "temperature", (ROWS, VA), {"temperature": float("nan")}),
+        (TypeError, "temperature must be a number", (ROWS, VA), {"temperature": "hot"}),
+        (ValueError, "radius must be finite and >= 0", (ROWS, VA), {"radius": -0.1}),
+        (ValueError, "self_weight must be .* <= 1", (ROWS, VA), {"self_weight": 1.5}),
+        (ValueError, "reduction must be one of", (ROWS, VA), {"reduction": "avg"}),
+        (ValueError, "no_positives must be one of", (ROWS, VA), {"no_positives": "drop"}),
+        (ValueError, "need contrast_embeddings", (ROWS, VA), {"contrast_coordinates": VA}),
+        (ValueError, "need contrast_coordinates", (ROWS, VA), {"contrast_embeddings": ROWS}),
+        (ValueError, "self_offset needs", (ROWS, VA), {"self_offset": 1}),
+        (
+            ValueError,
+            "as many columns as embeddings: 2 against 3",
+            (ROWS, VA),
+            {"contrast_embeddings": ROWS[:, :2], "contrast_coordinates": VA},
+        ),
+        (
+            TypeError,
+            "contrast_embeddings are torch.float64",
+            (ROWS, VA),
+            {"contrast_embeddings": ROWS.double(), "contrast_coordinates": VA},
+        ),
+        (
+            ValueError,
+            "as many columns as coordinates",
+            (ROWS, VA),
+            {"contrast_embeddings": ROWS, "contrast_coordinates": VA[:, 0]},
+        ),
+        (
+            ValueError,
+            "groups and contrast_groups go together",
+            (ROWS, VA),
+            {
+                "contrast_embeddings": ROWS,
+                "contrast_coordinates": VA,
+                "groups": torch.zeros(4, dtype=torch.long),
+            },
+        ),
+        (TypeError, "groups must be integers", (ROWS, VA), {"groups": torch.zeros(4)}),
+        (ValueError, "groups must have shape", (ROWS, VA), {"groups": torch.zeros(3).long()}),
+        (ValueError, "is on meta", (ROWS, VA.to("meta")), {}),
+    ],
+)
+def test_contrastive_loss_refuses(error, message, arguments, options):
+    with pytest.raises(error, match=message):
+        va_supcon_loss(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "changes"),
+    [
+        (ValueError, "labels must have the shape of logits", {"labels": torch.zeros(10, 5)}),
+        (ValueError, "modality 'smell'", {"coordinates": {"smell": torch.zeros(10, 2)}}),
+        (ValueError, r"embeddings\['text'\] must have one row", {"embeddings": {"text": ROWS}}),
+        (ValueError, "needs the similarity matrix", {"similarity": None, "prior": "norm"}),
+        (ValueError, "similarity must be", {"similarity": torch.eye(3), "prior": "norm"}),
+        (ValueError, "alpha must be", {"alpha": 2.0}),
+        (ValueError, "classification must be one of", {"classification": "ce"}),
+        (ValueError, "prior must be one of", {"prior": "cubic"}),
+        (ValueError, "modality_weights", {"modality_weights": {"text": -1.0}}),
+    ],
+)
+def test_objective_refuses(error, message, changes):
+    data = batch()
+    if "embeddings" in changes:
+        data["coordinates"] = {}
+    with pytest.raises(error, match=message):
+        univa_loss(**{**data, **changes})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VASupConLoss(temperature=0),
+        lambda: VASupConLoss(radius=-1),
+        lambda: UniVALoss(alpha=-0.1),
+        lambda: EmotionCorrelationPrior(torch.zeros(2, 3)),
+        lambda: EmotionCorrelationPrior(torch.eye(2), "cubic"),
+        lambda: VA_aware_SupConLoss(0.1, "some"),
+        lambda: VA_aware_SupConLoss()(torch.zeros(3, 4), None, torch.zeros(3, 2), 0.1),
+        lambda: VA_aware_SupConLoss()(torch.zeros(3, 2, 4)),
+    ],
+)
+def test_constructors_refuse(make):
+    with pytest.raises(ValueError):  # noqa: PT011  (the messages are checked above)
+        make()

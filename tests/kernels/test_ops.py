@@ -1,0 +1,77 @@
+"""The registered operators: opcheck, tracing, compilation."""
+
+import pytest
+import torch
+
+from univa_kernels import ops, univa_loss, va_supcon_loss
+
+pytestmark = pytest.mark.skipif(ops.LOAD_ERROR is not None, reason=f"{ops.LOAD_ERROR}")
+
+
+def contrastive_arguments(dtype, *, contrast, device="cpu"):
+    generator = torch.Generator().manual_seed(1)
+
+    def tensor(*shape):
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    anchors = tensor(9, 5).requires_grad_()
+    points = torch.rand(9, 2, generator=generator).to(device)
+    groups = torch.arange(9, device=device) // 3
+    if not contrast:
+        return (anchors, None, points, None, None, None, 0.5, 0.4, 0.5, 0)
+    others = tensor(7, 5).requires_grad_()
+    other_points = torch.rand(7, 2, generator=generator).to(device)
+    return (anchors, others, points, other_points, groups, groups[:7], 0.5, 0.4, 0.0, None)
+
+
+@pytest.mark.parametrize("contrast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_contrastive_opcheck(dtype, contrast):
+    arguments = contrastive_arguments(dtype, contrast=contrast)
+    torch.library.opcheck(torch.ops.univa.contrastive_forward.default, arguments)
+    detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
+    losses, stats = torch.ops.univa.contrastive_forward(*detached)
+    backward = (torch.rand_like(losses), *detached[:6], stats, *detached[6:])
+    torch.library.opcheck(torch.ops.univa.contrastive_backward.default, backward)
+
+
+@pytest.mark.parametrize("form", ["quadratic", "norm"])
+def test_prior_opcheck(form):
+    predictions = torch.randn(6, 4, requires_grad=True)
+    similarity = torch.randn(4, 4, requires_grad=True)
+    torch.library.opcheck(
+        torch.ops.univa.correlation_prior_forward.default, (predictions, similarity, form)
+    )
+    torch.library.opcheck(
+        torch.ops.univa.correlation_prior_backward.default,
+        (torch.rand(()), predictions.detach(), similarity.detach(), form),
+    )
+
+
+def test_statistics_carry_no_gradient():
+    losses, stats = torch.ops.univa.contrastive_forward(
+        *contrastive_arguments(torch.float32, contrast=False)
+    )
+    assert losses.requires_grad
+    assert not stats.requires_grad
+
+
+def test_compiles_into_one_graph_for_any_batch_size():
+    compiled = torch.compile(va_supcon_loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (8, 13, 21):
+        rows, va = torch.randn(size, 6, requires_grad=True), torch.rand(size, 2)
+        loss = compiled(rows, va, radius=0.4)
+        (grad,) = torch.autograd.grad(loss, rows)
+        eager = va_supcon_loss(rows, va, radius=0.4)
+        torch.testing.assert_close(loss, eager)
+        torch.testing.assert_close(grad, torch.autograd.grad(eager, rows)[0])
+
+
+def test_the_whole_objective_compiles():
+    compiled = torch.compile(univa_loss, fullgraph=True, backend="aot_eager")
+    rows = {"text": torch.randn(8, 6), "audio": torch.randn(8, 6)}
+    va = {"text": torch.rand(8, 2), "audio": torch.rand(8, 2)}
+    arguments = (torch.randn(8, 4), torch.randint(2, (8, 4)), rows, va, torch.randn(4, 4))
+    torch.testing.assert_close(
+        compiled(*arguments, prior="norm").total, univa_loss(*arguments, prior="norm").total
+    )
