@@ -1,0 +1,137 @@
+"""Reads a table of sentences with valence and arousal, such as EmoBank's `emobank.csv`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from univa.data._reading import at, finite_number, read_table
+from univa.errors import UserError
+
+__all__ = ["TableFormat", "TextVASplit", "read_va_table"]
+
+
+@dataclass(kw_only=True)
+class TableFormat:
+    """Which columns of the table hold what, and on which scale. The defaults are EmoBank's."""
+
+    text_column: str = "text"
+    """Column with the sentence."""
+    valence_column: str = "V"
+    """Column with valence."""
+    arousal_column: str = "A"
+    """Column with arousal."""
+    split_column: str = "split"
+    """Column that says which split a row belongs to."""
+    train_split: str = "train"
+    """Value of the split column for rows to fit on."""
+    dev_split: str = "dev"
+    """Value of the split column for rows that choose the best epoch."""
+    test_split: str = "test"
+    """Value of the split column for rows that are only reported on."""
+    value_range: tuple[float, float] = (1.0, 5.0)
+    """Lowest and highest possible valence and arousal in the table; rescaled to -1 and 1."""
+
+    def __post_init__(self) -> None:
+        low, high = self.value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UserError(
+                f"value_range: {low:g} {high:g} is no range; give two finite numbers, lowest first"
+            )
+        splits = (self.train_split, self.dev_split, self.test_split)
+        if len(set(splits)) != 3:
+            raise UserError(
+                f"train_split, dev_split and test_split must differ; they are {', '.join(splits)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVASplit:
+    """The rows of one split.
+
+    Attributes:
+        texts: N sentences, none of them blank.
+        coordinates: [N, 2] float32 (valence, arousal) in [-1, 1].
+    """
+
+    texts: tuple[str, ...]
+    coordinates: Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_va_table(path: Path, table: TableFormat | None = None) -> dict[str, TextVASplit]:
+    """Read a CSV file with a header line.
+
+    Args:
+        path: the file, UTF-8, comma separated.
+        table: column names, names of the splits and the scale; EmoBank's if left out.
+
+    Returns:
+        "train", "dev" and "test" -> rows of that split in the order of the file, with valence and
+        arousal mapped linearly from `table.value_range` to [-1, 1].
+
+    Raises:
+        UserError: the file or a column is missing; a row has a blank text, an unknown split, or a
+            valence or arousal that is no finite number in the range; a split has no row.
+    """
+    table = table or TableFormat()
+    roles = {table.train_split: "train", table.dev_split: "dev", table.test_split: "test"}
+    low, high = table.value_range
+    texts: dict[str, list[str]] = {role: [] for role in roles.values()}
+    points: dict[str, list[tuple[float, float]]] = {role: [] for role in roles.values()}
+
+    columns = (table.text_column, table.valence_column, table.arousal_column, table.split_column)
+    for row, record in read_table(path, columns, mend="give the path of a CSV file"):
+        split = record[table.split_column]
+        if split not in roles:
+            raise UserError(
+                f"{at(path, row)}: split {split!r} in column {table.split_column!r} is none of "
+                f"{', '.join(roles)}; mend the row or name the splits by option"
+            )
+        text = record[table.text_column].strip()
+        if not text:
+            raise UserError(
+                f"{at(path, row)}: column {table.text_column!r} is empty; "
+                "give the row a text or drop it"
+            )
+        valence, arousal = (
+            _number(path, row, column, record[column], low, high)
+            for column in (table.valence_column, table.arousal_column)
+        )
+        texts[roles[split]].append(text)
+        points[roles[split]].append((valence, arousal))
+
+    for name, role in roles.items():
+        if not texts[role]:
+            raise UserError(
+                f"{path}: no row has {name!r} in column {table.split_column!r}, so the {role} "
+                "split is empty; add rows or name the split by option"
+            )
+    return {
+        role: TextVASplit(
+            texts=tuple(texts[role]),
+            coordinates=torch.tensor(points[role], dtype=torch.float64)
+            .sub(low)
+            .mul(2 / (high - low))
+            .sub(1)
+            .float(),
+        )
+        for role in roles.values()
+    }
+
+
+def _number(path: Path, row: int, column: str, cell: str, low: float, high: float) -> float:
+    value = finite_number(cell, what=f"column {column!r}", place=partial(at, path, row))
+    if not low <= value <= high:
+        raise UserError(
+            f"{at(path, row)}: column {column!r} is {cell}, outside {low:g} to {high:g}; "
+            "mend the cell or set --value-range"
+        )
+    return value
