@@ -1,0 +1,183 @@
+"""Checkpoints that survive a kill at any moment, and are read without unpickling.
+
+A checkpoint folder holds
+
+    config.json, model.safetensors   the model, as `UniVA.save_pretrained` writes it
+    text_encoder/                    configuration and tokenizer of the text encoder, if it has one
+    training_state.pt                optimiser, scheduler and random generators (only in `last`)
+    meta.json                        where training stood, for people and for `--resume`
+
+It is written beside its place and renamed into it; a crash never loses the previous one.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from univa.errors import UserError
+from univa.files import atomic_folder, recover_folder
+from univa.models import UniVA
+
+__all__ = [
+    "Checkpoint",
+    "Progress",
+    "load_checkpoint",
+    "random_state",
+    "restore_random_state",
+    "save_checkpoint",
+]
+
+META = "meta.json"
+STATE = "training_state.pt"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where training stands; written to `meta.json` in full.
+
+    Attributes:
+        epoch: epochs finished, so also the 0-based index of the epoch under way.
+        batch: batches of that epoch that are done.
+        step: optimiser steps done in all.
+        total_steps: steps that the whole run has; another data set or batch size changes it.
+        best_epoch: 1-based epoch with the best validation micro-F1 so far, 0 before the first.
+        best_micro_f1: its validation micro-F1, -1 before the first epoch's end.
+        log_bytes: size of `log.jsonl` at this point; what comes after is not part of the run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    best_epoch: int = 0
+    best_micro_f1: float = -1.0
+    log_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint as `load_checkpoint` reads it.
+
+    Attributes:
+        folder: where it is.
+        meta: the content of `meta.json`.
+        state: the content of `training_state.pt`, or None in a checkpoint without one.
+    """
+
+    folder: Path
+    meta: dict[str, Any]
+    state: dict[str, Any] | None
+
+    @property
+    def progress(self) -> Progress:
+        """Where training stood."""
+        return Progress(**self.meta["progress"])
+
+
+def save_checkpoint(
+    folder: Path,
+    model: UniVA,
+    *,
+    progress: Progress,
+    config_digest: str,
+    tokenizer: Any = None,
+    extra: dict[str, Any] | None = None,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        folder: its place; a checkpoint there is replaced once the new one is whole.
+        model: the model, not wrapped by DistributedDataParallel.
+        progress: where training stands.
+        config_digest: `TrainConfig.digest()` of the run.
+        tokenizer: of the text encoder, to be kept with it; None without one.
+        extra: more for `meta.json`, such as thresholds and validation metrics.
+        state: tensors, numbers, strings, lists and dicts to go on from; None where the checkpoint
+            is for inference only.
+    """
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary, tokenizer=tokenizer)
+        if state is not None:
+            torch.save(state, temporary / STATE)
+        meta = {"progress": asdict(progress), "config_digest": config_digest, **(extra or {})}
+        (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(folder: Path, *, config_digest: str) -> Checkpoint:
+    """Read a checkpoint's `meta.json` and training state, and check whose it is.
+
+    Args:
+        folder: a checkpoint folder.
+        config_digest: `TrainConfig.digest()` of the run that the checkpoint has to belong to.
+
+    Returns:
+        The checkpoint. The model itself is read with `UniVA.from_pretrained(folder)`.
+
+    Raises:
+        UserError: there is no checkpoint, a file in it is broken, or it is of another config.
+    """
+    if not recover_folder(folder):
+        raise UserError(
+            f"{folder}: no checkpoint here; the run was stopped before its first one, start it anew"
+        )
+    path = folder / META
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        Progress(**meta["progress"])
+        digest = meta["config_digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint description ({error}); use another checkpoint"
+        ) from error
+    if digest != config_digest:
+        raise UserError(
+            f"{path}: this checkpoint is of another config (digest {digest[:12]}, the run's "
+            f"config.json has {config_digest[:12]}); use the checkpoint of this run or start anew"
+        )
+    path = folder / STATE
+    state = None
+    if path.exists():
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: not a readable training state ({reason}); start the run anew"
+            ) from error
+    return Checkpoint(folder=folder, meta=meta, state=state)
+
+
+def random_state() -> dict[str, Any]:
+    """State of the generators of python, numpy, torch and, where used, CUDA.
+
+    Returns:
+        Plain containers and tensors, which `torch.load(weights_only=True)` reads back.
+    """
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set the generators to what `random_state` returned."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,178 @@
+"""The command `univa`. Torch is imported by the commands that need it, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from univa import __version__
+from univa.errors import UserError
+
+if TYPE_CHECKING:
+    from univa.config import TrainConfig
+
+__all__ = ["main", "parse_train"]
+
+# Options short enough for daily use that belong to a nested config; others have aliases there.
+_SHORT = {"--text-encoder": "--model.text-encoder"}
+
+
+def parse_train(args: Sequence[str]) -> TrainConfig:
+    """Parse what follows `univa train`: a preset or `--resume RUN`, then options.
+
+    Args:
+        args: the arguments.
+
+    Returns:
+        The config. With `--resume` and without a preset it starts from the run's own config.
+
+    Raises:
+        UserError: a value is not allowed, or the run to resume has no config.
+        SystemExit: help was asked for (0), or an option is unknown (2).
+    """
+    from pathlib import Path
+
+    import tyro
+
+    from univa.config import TrainConfig
+    from univa.presets import PRESETS
+
+    args = [_expand(arg) for arg in args]
+    run = _value_after("--resume", args)
+    if run is not None and args[0] not in PRESETS:
+        stored = TrainConfig.load(Path(run) / "config.json")
+        return tyro.cli(
+            TrainConfig,
+            args=args,
+            default=stored,
+            prog="univa train",
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    presets = {name: ((make.__doc__ or "").strip(), make()) for name, make in PRESETS.items()}
+    return tyro.extras.overridable_config_cli(
+        presets,
+        args=args,
+        prog="univa train",
+        description="Train a preset; any field of its config is an option. "
+        "`univa train --resume RUN` goes on with a run that was stopped.",
+    )
+
+
+def _expand(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return _SHORT.get(name, name) + equals + value
+
+
+def _value_after(option: str, args: Sequence[str]) -> str | None:
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{option}="):
+            return arg.partition("=")[2]
+        if arg == option and i + 1 < len(args):
+            return args[i + 1]
+    return None
+
+
+def _train(args: Sequence[str]) -> int:
+    config = parse_train(args)
+    from univa.processes import Interrupted
+    from univa.train import train
+
+    try:
+        train(config)
+    except Interrupted as stop:
+        _say(f"univa: {stop}")
+        return 128 + stop.signal
+    return 0
+
+
+def _evaluate(args: Sequence[str]) -> int:
+    import tyro
+
+    from univa.evaluate import Evaluate
+
+    tyro.cli(Evaluate, args=args, prog="univa evaluate").run()
+    return 0
+
+
+def _fit_text(args: Sequence[str]) -> int:
+    import tyro
+
+    from univa.va.cli import FitText
+
+    tyro.cli(FitText, args=args, prog="univa va fit-text").run()
+    return 0
+
+
+def _score_text(args: Sequence[str]) -> int:
+    import tyro
+
+    from univa.va.cli import ScoreText
+
+    tyro.cli(ScoreText, args=args, prog="univa va score-text").run()
+    return 0
+
+
+_COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
+    ("train",): (_train, "train a preset: `univa train demo`"),
+    ("evaluate",): (_evaluate, "score the best checkpoint of a run"),
+    ("va", "fit-text"): (_fit_text, "fit a text valence-arousal scorer"),
+    ("va", "score-text"): (_score_text, "score the utterances of a data folder with it"),
+}
+
+
+def _usage() -> str:
+    lines = [f"  {' '.join(name):<16}{text}" for name, (_, text) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: univa COMMAND [options]",
+            "",
+            "Valence-arousal driven contrastive learning for multimodal emotion recognition.",
+            "",
+            *lines,
+            "",
+            "  -h, --help      show this, or the options of a command after it",
+            "  --version       show the version",
+        ]
+    )
+
+
+def _main(args: Sequence[str]) -> int:
+    if args[:1] == ["--version"]:
+        print(f"univa {__version__}")
+        return 0
+    if not args or args[0] in ("-h", "--help") or list(args) in (["va", "-h"], ["va", "--help"]):
+        print(_usage())
+        return 0
+    for name, (command, _) in _COMMANDS.items():
+        if tuple(args[: len(name)]) == name:
+            return command(list(args[len(name) :]))
+    given = " ".join(args[:2]) if args[0] == "va" else args[0]
+    known = ", ".join(" ".join(name) for name in _COMMANDS)
+    raise UserError(f"no command {given!r}; commands: {known}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: arguments without the program's name; those of the process when None.
+
+    Returns:
+        Exit status: 0, 2 after a mistake of the user, 128 + signal after a stop by signal.
+    """
+    try:
+        return _main(sys.argv[1:] if args is None else list(args))
+    except UserError as error:
+        _say(f"univa: error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _say("univa: interrupted")
+        return 130
+
+
+def _say(line: str) -> None:
+    """Print for people; under torchrun every process fails alike and one of them tells."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)

@@ -1,0 +1,213 @@
+"""Score a run's best checkpoint.
+
+    univa evaluate runs/demo-20250131-120000
+    univa evaluate runs/demo-20250131-120000 --split valid --output valid.json
+
+Training ends with the same code, so the numbers are those of the run's `metrics.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from univa.checkpoint import load_checkpoint
+from univa.config import TrainConfig
+from univa.data import Collator, Corpus, DialogueBatchSampler
+from univa.files import atomic_write_json
+from univa.inputs import load_corpus, load_tokenizer, make_collator
+from univa.metrics import Metrics, compute_metrics, decide
+from univa.models import UniVA
+from univa.processes import choose_device
+
+__all__ = [
+    "Evaluate",
+    "SplitResult",
+    "evaluate_best",
+    "metrics_table",
+    "predict",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """What a model says about one split.
+
+    Attributes:
+        utterance_ids: N identifiers.
+        probabilities: [N, L] float32 on the CPU.
+        predictions: [N, L] bool, by the thresholds of the checkpoint.
+        labels: [N, L] float32 of 0 and 1.
+        metrics: their agreement.
+    """
+
+    utterance_ids: tuple[str, ...]
+    probabilities: Tensor
+    predictions: Tensor
+    labels: Tensor
+    metrics: Metrics
+
+
+@torch.no_grad()
+def predict(
+    model: UniVA,
+    collator: Collator,
+    sampler: DialogueBatchSampler,
+    *,
+    config: TrainConfig,
+    device: torch.device,
+    between_batches: Callable[[], None] | None = None,
+) -> Tensor:
+    """Probabilities of every utterance, the model in eval mode and left in the mode it was in.
+
+    Args:
+        model: on `device`.
+        collator: of the split.
+        sampler: covers the split once per epoch.
+        config: for precision and for what turns logits into probabilities.
+        device: where to compute.
+        between_batches: called after each batch; may raise to stop.
+
+    Returns:
+        [N, L] float32 on the CPU, in the order of the split's utterances.
+    """
+    was_training = model.training
+    model.eval()
+    probabilities = torch.zeros(len(collator), len(config.model.labels))
+    try:
+        for indices in sampler.batches(0):
+            batch = collator(indices).to(device)
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
+                logits = model(**batch.inputs).logits
+            logits = logits.float()
+            kl = config.loss.classification == "kl"
+            chances = logits.softmax(dim=-1) if kl else logits.sigmoid()
+            probabilities[indices] = chances.cpu()
+            if between_batches is not None:
+                between_batches()
+    finally:
+        model.train(was_training)
+    return probabilities
+
+
+def evaluate_best(
+    run: Path,
+    config: TrainConfig,
+    splits: tuple[str, ...],
+    *,
+    corpus: Corpus | None = None,
+    device: torch.device | None = None,
+) -> dict[str, SplitResult]:
+    """Reload the best checkpoint of a run and score it with the thresholds that it carries.
+
+    Args:
+        run: the run folder.
+        config: the run's config.
+        splits: names of the splits to score.
+        corpus: the corpus of the config, where it is loaded already.
+        device: where to compute; by the config when None.
+
+    Returns:
+        split name -> result.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be read, or do not belong together.
+    """
+    device = choose_device(config.device) if device is None else device
+    checkpoint = load_checkpoint(run / "checkpoints" / "best", config_digest=config.digest())
+    model = UniVA.from_pretrained(checkpoint.folder).to(device)
+    corpus = load_corpus(config) if corpus is None else corpus
+    kept = checkpoint.folder / "text_encoder"
+    tokenizer = load_tokenizer(kept) if config.uses_tokens else None
+    thresholds = torch.tensor([checkpoint.meta["thresholds"][name] for name in config.model.labels])
+    results = {}
+    for name in splits:
+        split = corpus.splits[name]
+        probabilities = predict(
+            model,
+            make_collator(config, split, model, tokenizer=tokenizer),
+            evaluation_sampler(config, split.dialogue_lengths),
+            config=config,
+            device=device,
+        )
+        predictions = decide(probabilities, thresholds)
+        results[name] = SplitResult(
+            utterance_ids=tuple(item.id for item in split.utterances),
+            probabilities=probabilities,
+            predictions=predictions,
+            labels=split.labels,
+            metrics=compute_metrics(predictions, split.labels, config.model.labels),
+        )
+    return results
+
+
+def evaluation_sampler(config: TrainConfig, dialogue_lengths: list[int]) -> DialogueBatchSampler:
+    """Batches in the order of the split, the same in training and afterwards."""
+    return DialogueBatchSampler(
+        dialogue_lengths, batch_size=config.data.batch_size, shuffle=False, seed=0
+    )
+
+
+def metrics_table(rows: Mapping[str, Metrics]) -> str:
+    """Lay out metrics as the paper does: per cent, the Hamming loss as a fraction."""
+    names = list(next(iter(rows.values())).label_f1)
+    head = ["split", "Acc", "HL", "miF1", "maF1", *names]
+    lines = [head]
+    for split, metrics in rows.items():
+        shares = [metrics.micro_f1, metrics.macro_f1, *metrics.label_f1.values()]
+        lines.append(
+            [
+                split,
+                f"{100 * metrics.accuracy:.1f}",
+                f"{metrics.hamming_loss:.3f}",
+                *(f"{100 * share:.1f}" for share in shares),
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
+        for line in lines
+    )
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """Score the best checkpoint of a training run. Writes nothing unless --output is given."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Which split to score."""
+    output: Path | None = None
+    """JSON file for the unrounded metrics."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where there is a GPU."""
+
+    def run(self) -> dict[str, Any]:
+        """Print the table; return the unrounded metrics.
+
+        Raises:
+            UserError: this is not a run folder, or its data or checkpoint cannot be read.
+        """
+        config = TrainConfig.load(self.run_folder / "config.json")
+        device = choose_device(self.device)
+        results = evaluate_best(self.run_folder, config, (self.split,), device=device)
+        metrics = results[self.split].metrics
+        print(metrics_table({self.split: metrics}))
+        content: dict[str, Any] = {self.split: metrics.to_dict()}
+        if self.output is not None:
+            atomic_write_json(self.output, content)
+        return content

@@ -1,0 +1,174 @@
+"""The processes of a run: how many, on which device, and how they stop together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from univa.errors import UserError
+
+__all__ = ["Interrupted", "ProcessGroup", "StopRequest", "choose_device"]
+
+
+class Interrupted(Exception):
+    """Training stopped on SIGINT or SIGTERM, with its state saved.
+
+    Attributes:
+        signal: number of the signal; the exit status is 128 + signal.
+    """
+
+    def __init__(self, signum: int, run: Path, step: int, total_steps: int) -> None:
+        self.signal = signum
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} at step {step} of {total_steps}, state "
+            f"saved; go on with: univa train --resume {run}"
+        )
+
+
+class StopRequest:
+    """Remembers the first SIGINT or SIGTERM while it is entered; a second one acts at once."""
+
+    class Stop(Exception):
+        """Raised between two steps once a signal has come."""
+
+        def __init__(self, signum: int) -> None:
+            self.signal = signum
+            super().__init__(signum)
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """True once a signal has come."""
+        return self._signal is not None
+
+    def now(self) -> None:
+        """Stop: this process got a signal, or another process of the run did."""
+        raise self.Stop(self._signal if self._signal is not None else signal.SIGTERM)
+
+    def check(self) -> None:
+        """Stop if a signal has come to this process."""
+        if self.requested:
+            self.now()
+
+    def __enter__(self) -> StopRequest:
+        # Only the main thread can set handlers; elsewhere the owner of the process decides.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self._signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler)
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"], index: int = 0) -> torch.device:
+    """The device that an option names; "auto" is CUDA where there is a GPU.
+
+    Args:
+        name: the option.
+        index: which GPU.
+
+    Raises:
+        UserError: "cuda" without such a GPU that torch can use.
+    """
+    count = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and count == 0):
+        return torch.device("cpu")
+    if index >= count:
+        raise UserError(
+            f"--device: torch sees {count} CUDA devices, this process needs one more; give "
+            "--device cpu or start fewer processes"
+        )
+    return torch.device("cuda", index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessGroup:
+    """The processes that torchrun started, or this process alone.
+
+    Attributes:
+        rank: 0 to size - 1.
+        size: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def start(cls, device: Literal["auto", "cpu", "cuda"]) -> ProcessGroup:
+        """Join the group that torchrun's environment variables describe, if they do."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        if size == 1:
+            return cls(rank=0, size=1, device=chosen)
+        # Long, because the others wait while the first process validates. When a process dies,
+        # torchrun ends the rest whatever the limit.
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(hours=2))
+        return cls(rank=dist.get_rank(), size=size, device=chosen)
+
+    def stop(self) -> None:
+        """Leave the group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and prints."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor, flag: bool) -> tuple[list[float], bool]:
+        """Average numbers over the processes, and tell whether a flag is up in any of them.
+
+        Args:
+            values: [K] float32 on `device`.
+            flag: this process's flag.
+
+        Returns:
+            K numbers, the same in every process; True where any flag is up.
+        """
+        if self.size == 1:
+            return values.tolist(), flag
+        both = torch.cat([values, values.new_tensor([float(flag)])])
+        dist.all_reduce(both)
+        *sums, flags = both.tolist()
+        return [value / self.size for value in sums], flags > 0
+
+    def gather(self, item: Any) -> list[Any]:
+        """Collect an item of every process, in the order of ranks, in every process."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item)
+        return items
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        if self.size > 1:
+            dist.barrier()

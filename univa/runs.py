@@ -1,0 +1,100 @@
+"""The run folder: where it is, its log, and the files that end it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from univa.checkpoint import Checkpoint, load_checkpoint
+from univa.config import TrainConfig
+from univa.errors import UserError
+from univa.evaluate import SplitResult
+from univa.files import atomic_write_text, recover_folder
+
+__all__ = ["RunLog", "find_run", "write_predictions"]
+
+
+class RunLog:
+    """A file of one JSON object per line, flushed line by line."""
+
+    def __init__(self, path: Path, *, keep_bytes: int) -> None:
+        """Open the log; what lies after the first `keep_bytes` bytes is cut off."""
+        path.touch()
+        self._file = path.open("r+b")
+        self._file.truncate(min(keep_bytes, path.stat().st_size))
+        self._file.seek(0, 2)
+
+    def write(self, **record: Any) -> None:
+        """Append one object."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
+    """Decide on the run folder, and find the checkpoint to go on from. Makes nothing.
+
+    Args:
+        config: the resolved config.
+
+    Returns:
+        The folder, and its `last` checkpoint when resuming. None where there is none: a new run,
+        or one that was killed before its first checkpoint, whose start is the same again.
+
+    Raises:
+        UserError: the folder is in use, or `--resume` goes with another config or checkpoint.
+    """
+    if config.resume is None:
+        if config.run_folder is None:
+            name = f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+            names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+            return next(path for path in map(Path, names) if not path.exists()), None
+        run = Path(config.run_folder)
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise UserError(
+                f"{run}: exists and is not an empty folder; give another --run-folder, or go on "
+                f"with the run in it: univa train --resume {run}"
+            )
+        return run, None
+    run = Path(config.resume)
+    stored = TrainConfig.load(run / "config.json")
+    changes = stored.differences(config)
+    if changes:
+        raise UserError(
+            f"{run / 'config.json'}: the run has another config than the options say "
+            f"({'; '.join(changes)}); drop these options, or start a new run without --resume"
+        )
+    last = run / "checkpoints" / "last"
+    if not recover_folder(last):
+        return run, None
+    return run, load_checkpoint(last, config_digest=config.digest())
+
+
+def write_predictions(path: Path, result: SplitResult) -> None:
+    """Write one JSON object per utterance: id, labels, predictions, probabilities.
+
+    Args:
+        path: the file; written whole or not at all.
+        result: what a model says about a split.
+    """
+    rows = zip(
+        result.utterance_ids,
+        result.labels.int().tolist(),
+        result.predictions.int().tolist(),
+        result.probabilities.tolist(),
+        strict=True,
+    )
+    keys = ("id", "labels", "predictions", "probabilities")
+    lines = (json.dumps(dict(zip(keys, row, strict=True))) for row in rows)
+    atomic_write_text(path, "".join(f"{line}\n" for line in lines))
