@@ -55,8 +55,7 @@ class VANormalizer:
         """Take the statistics of scores.
 
         Args:
-            coordinates: modality -> [N, 2] (valence, arousal), floating point, N >= 2. The
-                statistics are computed in the scores' own dtype.
+            coordinates: modality -> [N, 2] (valence, arousal), floating point, N >= 2.
             authors: As in `fit`.
 
         Raises:
@@ -72,10 +71,14 @@ class VANormalizer:
                 )
             centre, spread = [], []
             for axis in (0, 0) if authors else (0, 1):
-                column = scores[:, axis].contiguous()
+                # In float64 the order of summation, which differs between machines, leaves no
+                # trace in the normalised float32 scores.
+                column = scores[:, axis].double()
                 centre.append(float(column.mean()))
                 spread.append(float(column.std()))
-                # Equal values that are not exact in binary leave a spread of rounding error.
+                if not bool(torch.isfinite(column).all()):
+                    raise UserError(f"{modality}: NaN or infinite valence-arousal score")
+                # Not `spread == 0`: equal values may leave a spread of rounding error.
                 if bool((column == column[0]).all()):
                     name = ("valence", "arousal")[axis]
                     raise UserError(

@@ -103,14 +103,14 @@ class DialogueBatchSampler:
         current: list[list[int]] = []
         size = 0
         for dialogue in order:
-            if len(dialogue) > self.batch_size:
-                batches.extend([chunk] for chunk in _chunks(dialogue, self.batch_size))
-                continue
             if current and size + len(dialogue) > self.batch_size:
                 batches.append(current)
                 current, size = [], 0
-            current.append(dialogue)
-            size += len(dialogue)
+            if len(dialogue) > self.batch_size:
+                batches.extend([chunk] for chunk in _chunks(dialogue, self.batch_size))
+            else:
+                current.append(dialogue)
+                size += len(dialogue)
         if current:
             batches.append(current)
         self._fill_ranks(batches)

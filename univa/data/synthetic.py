@@ -25,7 +25,7 @@ from univa.va.lexicon import label_coordinates
 __all__ = ["FILLER_WORDS", "WORD_COORDINATES", "synthetic_corpus"]
 
 _LABELS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
-_LABEL_RADIUS = 0.55  # how near a prototype the mood shows its emotion
+_LABEL_RADIUS = 0.8  # how near a prototype the mood shows its emotion
 _STEPS: dict[Modality, tuple[int, int]] = {"text": (4, 12), "audio": (6, 20), "vision": (4, 12)}
 
 _Array = NDArray[np.float64]
@@ -136,7 +136,7 @@ class _World:
         for number in range(count):
             if number:
                 walk = keep * walk + np.sqrt(1 - keep**2) * rng.standard_normal(2)
-            mood = np.tanh(0.85 * walk)  # nearly uniform in [-1, 1]
+            mood = np.tanh(1.2 * walk)  # reaches well into the corners of [-1, 1]^2
             utterances.append(self._utterance(rng, f"{name}_{number}", name, mood, offsets))
         return Dialogue(id=name, utterances=tuple(utterances))
 

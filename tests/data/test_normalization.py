@@ -1,0 +1,102 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from univa.data import Dialogue, Split, Utterance, VANormalizer, read_authors_text
+from univa.errors import UserError
+
+
+def split_of(points):
+    items = tuple(
+        Utterance(
+            id=f"{place}",
+            dialogue_id="d",
+            text="",
+            labels=torch.zeros(1),
+            coordinates={"audio": tuple(point)},
+        )
+        for place, point in enumerate(points)
+    )
+    return Split(name="train", dialogues=(Dialogue(id="d", utterances=items),))
+
+
+@given(st.integers(2, 40), st.integers(0, 2**16), st.floats(0.01, 100), st.floats(-50, 50))
+def test_normalised_scores_have_mean_0_and_std_1_on_each_axis(count, seed, scale, shift):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    points = points * torch.tensor([scale, 1.0]) + torch.tensor([0.0, shift])
+    normalizer = VANormalizer.from_coordinates({"text": points})
+    normalised = normalizer.apply(points, "text")
+    assert torch.allclose(normalised.mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(normalised.std(0), torch.ones(2, dtype=torch.float64), atol=1e-9)
+
+
+def test_the_statistics_are_those_of_the_split_and_survive_json():
+    points = [(0.0, 10.0), (1.0, 30.0), (2.0, 20.0)]
+    normalizer = VANormalizer.fit(split_of(points))
+    assert normalizer.mean == {"audio": (1.0, 20.0)}
+    assert normalizer.std == {"audio": (1.0, 10.0)}  # unbiased
+    again = VANormalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))
+    assert again == normalizer
+    assert normalizer.apply(torch.tensor([[3.0, 0.0]]), "audio").tolist() == [[2.0, -2.0]]
+
+
+def assert_equal_to_rounding(ours, theirs):
+    """Their statistics are of float32 sums, ours of float64: a few float32 roundings apart."""
+    torch.testing.assert_close(ours, theirs, rtol=4 * torch.finfo(torch.float32).eps, atol=5e-7)
+
+
+def test_authors_option_agrees_with_their_code(golden):
+    case = load_file(golden / "va_normalization.safetensors")
+    normalizer = VANormalizer.from_coordinates({"text": case["va"]}, authors=True)
+    assert_equal_to_rounding(normalizer.apply(case["va"], "text"), case["official_normalized"])
+    ours = VANormalizer.from_coordinates({"text": case["va"]}).apply(case["va"], "text")
+    assert not torch.allclose(ours[:, 1], case["official_normalized"][:, 1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("data_set", "file"), [("MOSEI", "official_roberta"), ("M3ED", "official_bert")]
+)
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_authors_option_on_their_layout(golden, data_set, file, name):
+    folder = golden / "official_layout" / data_set
+    split = read_authors_text(folder).splits[name]
+    expected = load_file(folder / f"{file}.safetensors")[f"{name}.text_va"]
+    # Their code normalises each split with its own statistics.
+    normalizer = VANormalizer.fit(split, authors=True)
+    assert_equal_to_rounding(normalizer.apply(split.coordinates("text"), "text"), expected)
+
+
+def test_bad_scores():
+    with pytest.raises(UserError, match="audio: 1 valence-arousal score.*at least two utterances"):
+        VANormalizer.fit(split_of([(0.0, 1.0)]))
+    with pytest.raises(UserError, match=r"audio: every arousal score of the train split is 0\.1"):
+        VANormalizer.fit(split_of([(0.0, 0.1), (1.0, 0.1), (2.0, 0.1)]))
+    # The authors' statistics are of the valence column alone.
+    VANormalizer.fit(split_of([(0.0, 0.1), (1.0, 0.1), (2.0, 0.1)]), authors=True)
+    with pytest.raises(UserError, match="text: NaN or infinite"):
+        VANormalizer.from_coordinates({"text": torch.tensor([[0.0, 1.0], [1.0, float("nan")]])})
+    normalizer = VANormalizer.fit(split_of([(0.0, 0.1), (1.0, 0.2)]))
+    with pytest.raises(UserError, match="no statistics to normalise .* of vision"):
+        normalizer.apply(torch.zeros(1, 2), "vision")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"mean": {"text": [0, 0]}},
+        {"mean": {"text": [0, 0]}, "std": {"text": [1, 0]}},
+        {"mean": {"text": [0, 0]}, "std": {"text": [1]}},
+        {"mean": {"text": [0, float("nan")]}, "std": {"text": [1, 1]}},
+        {"mean": {"smell": [0, 0]}, "std": {"smell": [1, 1]}},
+        {"mean": {"text": [0, 0]}, "std": {"text": [1, 1], "audio": [1, 1]}},
+    ],
+)
+def test_bad_statistics(values):
+    with pytest.raises(UserError, match="not the statistics of valence-arousal scores"):
+        VANormalizer.from_dict(values)
