@@ -1,0 +1,190 @@
+// Backward of the contrastive loss on the CPU: the logits again, tile by tile, turned in place into
+// the coefficients of two matrix products.
+//
+// Where the contrast set is the anchors, the coefficient of a pair takes both of its roles, and
+// only tiles on and above the diagonal are computed: each serves its rows and its columns.
+
+#include <memory>
+#include <vector>
+
+#include "arguments.h"
+#include "cpu/matrix.h"
+#include "cpu/positives.h"
+#include "cpu/vector_exp.h"
+#include "univa/gradient.h"
+#include "univa/reduction.h"
+
+namespace univa::cpu {
+
+namespace {
+
+// RowGradient of every row, one array per field so that loops can run along it.
+template <typename T>
+struct RowGradients {
+  std::vector<T> log_z;
+  std::vector<T> scale;
+  std::vector<T> positive;
+
+  RowGradients(const T* upstream, const T* stats, int64_t rows)
+      : log_z(rows), scale(rows), positive(rows) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const RowGradient<T> gradient = RowGradient<T>::make(
+          upstream[row], stats[kLogZ * rows + row], stats[kCount * rows + row]);
+      log_z[row] = gradient.log_z;
+      scale[row] = gradient.scale;
+      positive[row] = gradient.positive;
+    }
+  }
+
+  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], positive[row]}; }
+};
+
+// Gradient rows of one set of embeddings, [rows, depth]; products are added block by block.
+template <typename T>
+class GradientSum {
+ public:
+  GradientSum(const Tensor& like, int64_t rows, int64_t depth, int64_t side)
+      : tensor_(torch::stable::new_zeros(like, {rows, depth}, scalar_type_of<T>())),
+        data_(tensor_.mutable_data_ptr<T>()),
+        depth_(depth),
+        side_(side),
+        started_((rows + side - 1) / side) {}
+
+  // Adds coefficients [height, width] @ other [width, depth] to the rows from `row` on.
+  void add(int64_t row, const Tensor& coefficients, int64_t height, const Tensor& other,
+           std::unique_ptr<T[]>& scratch) {
+    T* target = data_ + row * depth_;
+    if (!started_[row / side_]) {
+      started_[row / side_] = true;
+      multiply(as_matrix(target, height, depth_), coefficients, other);
+      return;
+    }
+    if (!scratch) {
+      scratch.reset(new T[side_ * depth_]);
+    }
+    multiply(as_matrix(scratch.get(), height, depth_), coefficients, other);
+    const T* source = scratch.get();
+    torch::stable::parallel_for(0, height * depth_, 16384, [&](int64_t begin, int64_t end) {
+      for (int64_t e = begin; e < end; ++e) {
+        target[e] += source[e];
+      }
+    });
+  }
+
+  Tensor tensor(ScalarType type) const { return converted(tensor_, type); }
+
+ private:
+  Tensor tensor_;
+  T* data_;
+  int64_t depth_;
+  int64_t side_;
+  std::vector<bool> started_;
+};
+
+// Turns a row of dot products into coefficients of its pairs, 1/temperature included. `others`:
+// the gradients of the columns' own rows where the pair has both roles, else null.
+template <typename T>
+void coefficients_in_place(T* row_of_tile, const T* positive, int64_t count,
+                           T inverse_temperature, const RowGradient<T>& row,
+                           const RowGradients<T>* others, int64_t column) {
+  if (others == nullptr) {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) {
+      const T logit = row_of_tile[c] * inverse_temperature;
+      const T own = row.scale * vector_exp(logit - row.log_z) - positive[c] * row.positive;
+      row_of_tile[c] = own * inverse_temperature;
+    }
+    return;
+  }
+  const T* log_z = others->log_z.data() + column;
+  const T* scale = others->scale.data() + column;
+  const T* per_positive = others->positive.data() + column;
+#pragma omp simd
+  for (int64_t c = 0; c < count; ++c) {
+    const T logit = row_of_tile[c] * inverse_temperature;
+    const T own = row.scale * vector_exp(logit - row.log_z) - positive[c] * row.positive;
+    const T other = scale[c] * vector_exp(logit - log_z[c]) - positive[c] * per_positive[c];
+    row_of_tile[c] = (own + other) * inverse_temperature;
+  }
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor> backward(const ContrastiveArguments& arguments, const T* upstream,
+                                    const T* stats) {
+  const int64_t rows = arguments.rows;
+  const int64_t columns = arguments.columns;
+  const int64_t depth = arguments.depth;
+  const bool symmetric = arguments.symmetric;
+  const ScalarType type = arguments.anchors.scalar_type();
+  const Tensor anchors = converted(arguments.anchors, scalar_type_of<T>());
+  const Tensor contrast = symmetric ? anchors : converted(arguments.contrast, scalar_type_of<T>());
+  const T* anchor_data = anchors.const_data_ptr<T>();
+  const T* contrast_data = contrast.const_data_ptr<T>();
+  const Positives positives(arguments);
+  const RowGradients<T> gradients(upstream, stats, rows);
+  const T inverse_temperature = static_cast<T>(arguments.inverse_temperature);
+  const T self_weight = static_cast<T>(arguments.self_weight);
+
+  const int64_t side = tile_side<T>(depth);
+  GradientSum<T> grad_anchors(anchors, rows, depth, side);
+  GradientSum<T> grad_contrast(anchors, symmetric ? 0 : columns, depth, side);
+  GradientSum<T>& grad_columns = symmetric ? grad_anchors : grad_contrast;
+  const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
+  std::unique_ptr<T[]> scratch;
+  for (int64_t row = 0; row < rows && depth > 0; row += side) {
+    const int64_t height = std::min(side, rows - row);
+    const Tensor row_block = as_matrix(anchor_data + row * depth, height, depth);
+    for (int64_t column = symmetric ? row : 0; column < columns; column += side) {
+      const int64_t width = std::min(side, columns - column);
+      const Tensor column_block = as_matrix(contrast_data + column * depth, width, depth);
+      dot_products(tile.get(), anchor_data + row * depth, height, contrast_data + column * depth,
+                   width, depth);
+      const auto fill_rows = [&](int64_t begin, int64_t end) {
+        T positive[kMaxTile];
+        for (int64_t r = begin; r < end; ++r) {
+          T* values = tile.get() + r * width;
+          positives.fill(row + r, column, width, positive);
+          const RowGradient<T> gradient = gradients[row + r];
+          const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
+                                           columns) - column;
+          const bool here = self >= 0 && self < width;
+          const T self_logit = here ? values[self] * inverse_temperature : T(0);
+          coefficients_in_place(values, positive, width, inverse_temperature, gradient,
+                                symmetric ? &gradients : nullptr, column);
+          if (here) {
+            const T own = self_weight > T(0)
+                              ? gradient.coefficient(self_logit, self_weight, self_weight)
+                              : T(0);
+            values[self] = (symmetric ? own + own : own) * inverse_temperature;
+          }
+        }
+      };
+      torch::stable::parallel_for(0, height, row_grain(width), fill_rows);
+      grad_anchors.add(row, as_matrix(tile.get(), height, width), height, column_block, scratch);
+      if (!symmetric || column != row) {
+        grad_columns.add(column, as_matrix(tile.get(), width, height, /*transposed=*/true), width,
+                         row_block, scratch);
+      }
+    }
+  }
+  return {grad_anchors.tensor(type), grad_contrast.tensor(type)};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> contrastive_backward(
+    const Tensor& grad_losses, const Tensor& anchors, const OptionalTensor& contrast,
+    const Tensor& anchor_coordinates, const OptionalTensor& contrast_coordinates,
+    const OptionalTensor& anchor_groups, const OptionalTensor& contrast_groups, const Tensor& stats,
+    double temperature, double radius, double self_weight, std::optional<int64_t> self_offset) {
+  const ContrastiveArguments arguments =
+      check_contrastive(anchors, contrast, anchor_coordinates, contrast_coordinates, anchor_groups,
+                        contrast_groups, temperature, radius, self_weight, self_offset);
+  const auto [upstream, kept] = check_contrastive_backward(arguments, grad_losses, stats);
+  if (kept.scalar_type() == ScalarType::Double) {
+    return backward(arguments, upstream.const_data_ptr<double>(), kept.const_data_ptr<double>());
+  }
+  return backward(arguments, upstream.const_data_ptr<float>(), kept.const_data_ptr<float>());
+}
+
+}  // namespace univa::cpu

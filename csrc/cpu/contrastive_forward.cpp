@@ -1,0 +1,140 @@
+// Forward of the contrastive loss on the CPU: tiles of logits, reduced row by row.
+
+#include <memory>
+#include <vector>
+
+#include "arguments.h"
+#include "cpu/matrix.h"
+#include "cpu/positives.h"
+#include "cpu/vector_exp.h"
+#include "univa/reduction.h"
+
+namespace univa::cpu {
+
+namespace {
+
+// The state of `count` pairs of weight 1.
+template <typename T>
+RowState<T> reduce(const T* logits, const T* positive, int64_t count) {
+  RowState<T> state;
+  T maximum = state.maximum;
+#pragma omp simd reduction(max : maximum)
+  for (int64_t c = 0; c < count; ++c) {
+    maximum = logits[c] > maximum ? logits[c] : maximum;
+  }
+  state.maximum = maximum;
+  const T shift = state.shift();
+  T sum_e = 0;
+  T sum_es = 0;
+  T sum_k = 0;
+  T sum_ks = 0;
+#pragma omp simd reduction(+ : sum_e, sum_es, sum_k, sum_ks)
+  for (int64_t c = 0; c < count; ++c) {
+    const T logit = logits[c];
+    const T e = vector_exp(logit - shift);
+    sum_e += e;
+    sum_es += e == T(0) ? T(0) : e * logit;
+    sum_k += positive[c];
+    sum_ks += positive[c] == T(0) ? T(0) : logit;
+  }
+  state.sum_e = sum_e;
+  state.sum_es = sum_es;
+  state.sum_k = sum_k;
+  state.sum_ks = sum_ks;
+  return state;
+}
+
+// Across tiles the sums go on in double: it costs nothing there.
+template <typename T>
+void merge(RowState<double>& total, const RowState<T>& part) {
+  RowState<double> wide;
+  wide.maximum = part.maximum;
+  wide.sum_e = part.sum_e;
+  wide.sum_es = part.sum_es;
+  wide.sum_k = part.sum_k;
+  wide.sum_ks = part.sum_ks;
+  total.merge(wide);
+}
+
+template <typename T>
+void forward(const ContrastiveArguments& arguments, T* losses, T* stats) {
+  const int64_t rows = arguments.rows;
+  const int64_t columns = arguments.columns;
+  const int64_t depth = arguments.depth;
+  const Tensor anchors = converted(arguments.anchors, scalar_type_of<T>());
+  const Tensor contrast =
+      arguments.symmetric ? anchors : converted(arguments.contrast, scalar_type_of<T>());
+  const T* anchor_data = anchors.const_data_ptr<T>();
+  const T* contrast_data = contrast.const_data_ptr<T>();
+  const Positives positives(arguments);
+  const T inverse_temperature = static_cast<T>(arguments.inverse_temperature);
+  const T self_weight = static_cast<T>(arguments.self_weight);
+
+  const int64_t side = tile_side<T>(depth);
+  const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
+  std::vector<RowState<double>> states(rows);
+  for (int64_t row = 0; row < rows; row += side) {
+    const int64_t height = std::min(side, rows - row);
+    for (int64_t column = 0; column < columns; column += side) {
+      const int64_t width = std::min(side, columns - column);
+      dot_products(tile.get(), anchor_data + row * depth, height, contrast_data + column * depth,
+                   width, depth);
+      const auto reduce_rows = [&](int64_t begin, int64_t end) {
+        T positive[kMaxTile];
+        for (int64_t r = begin; r < end; ++r) {
+          T* logits = tile.get() + r * width;
+          for (int64_t c = 0; c < width; ++c) {
+            logits[c] *= inverse_temperature;
+          }
+          positives.fill(row + r, column, width, positive);
+          // The pairs before the self pair, the self pair with its weight, the pairs after it.
+          const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
+                                           columns) - column;
+          const bool here = self >= 0 && self < width;
+          const int64_t first = here ? self : width;
+          RowState<double>& state = states[row + r];
+          merge(state, reduce(logits, positive, first));
+          if (here) {
+            if (self_weight > T(0)) {
+              state.push(logits[self], self_weight, self_weight);
+            }
+            merge(state, reduce(logits + self + 1, positive + self + 1, width - self - 1));
+          }
+        }
+      };
+      torch::stable::parallel_for(0, height, row_grain(width), reduce_rows);
+    }
+  }
+
+  for (int64_t row = 0; row < rows; ++row) {
+    const RowState<double>& state = states[row];
+    losses[row] = static_cast<T>(state.loss());
+    stats[kLogZ * rows + row] = static_cast<T>(state.log_z());
+    stats[kCount * rows + row] = static_cast<T>(state.sum_k);
+    stats[kPositiveMean * rows + row] = static_cast<T>(state.positive_mean());
+    stats[kExpectedLogit * rows + row] = static_cast<T>(state.expected_logit());
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> contrastive_forward(
+    const Tensor& anchors, const OptionalTensor& contrast, const Tensor& anchor_coordinates,
+    const OptionalTensor& contrast_coordinates, const OptionalTensor& anchor_groups,
+    const OptionalTensor& contrast_groups, double temperature, double radius, double self_weight,
+    std::optional<int64_t> self_offset) {
+  const ContrastiveArguments arguments =
+      check_contrastive(anchors, contrast, anchor_coordinates, contrast_coordinates, anchor_groups,
+                        contrast_groups, temperature, radius, self_weight, self_offset);
+  const ScalarType type = accumulate_type(anchors.scalar_type());
+  Tensor losses = torch::stable::new_empty(arguments.anchors, {arguments.rows}, type);
+  Tensor stats = torch::stable::new_empty(arguments.anchors, {kStatsRows, arguments.rows}, type);
+  if (type == ScalarType::Double) {
+    forward(arguments, losses.mutable_data_ptr<double>(), stats.mutable_data_ptr<double>());
+  } else {
+    forward(arguments, losses.mutable_data_ptr<float>(), stats.mutable_data_ptr<float>());
+  }
+  return {losses, stats};
+}
+
+}  // namespace univa::cpu

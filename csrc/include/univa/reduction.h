@@ -1,0 +1,75 @@
+// One row of the contrastive loss as a reduction: a monoid with identity, push and merge.
+//
+// Tiles, threads, warps and ranks all keep partial RowStates and merge them, in any grouping.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "univa/macros.h"
+
+namespace univa {
+
+template <typename T>
+UNIVA_HD T negative_infinity() {
+  return -std::numeric_limits<T>::infinity();
+}
+
+// Over the pairs (i, j) seen so far, with e_j = weight_j exp(s_ij - maximum):
+template <typename T>
+struct RowState {
+  T maximum = negative_infinity<T>();  // max s_ij; never NaN, -inf while there is no pair
+  T sum_e = 0;                         // sum e_j
+  T sum_es = 0;                        // sum e_j s_ij
+  T sum_k = 0;                         // sum k_ij
+  T sum_ks = 0;                        // sum k_ij s_ij
+
+  // What the exponentials are relative to. Zero instead of -inf keeps -inf - -inf away.
+  UNIVA_HD T shift() const { return maximum == negative_infinity<T>() ? T(0) : maximum; }
+
+  // Adds one pair. `weight` is 1, or the weight of the self pair (which must not be pushed at 0:
+  // it would take part in the maximum). A NaN logit is no maximum but makes sum_e NaN.
+  UNIVA_HD void push(T logit, T weight, T positive) {
+    if (logit > maximum) {
+      const T scale = std::exp(maximum - logit);  // exp(-inf) = 0 at the first pair
+      sum_e *= scale;
+      sum_es *= scale;
+      maximum = logit;
+    }
+    const T e = weight * std::exp(logit - shift());
+    sum_e += e;
+    sum_es += e == T(0) ? T(0) : e * logit;  // 0 * -inf is 0 here
+    sum_k += positive;
+    sum_ks += positive == T(0) ? T(0) : positive * logit;
+  }
+
+  UNIVA_HD void merge(const RowState& other) {
+    const T merged = other.maximum > maximum ? other.maximum : maximum;
+    const T shift = merged == negative_infinity<T>() ? T(0) : merged;
+    const T mine = std::exp(maximum - shift);
+    const T theirs = std::exp(other.maximum - shift);
+    sum_e = sum_e * mine + other.sum_e * theirs;
+    sum_es = sum_es * mine + other.sum_es * theirs;
+    sum_k += other.sum_k;
+    sum_ks += other.sum_ks;
+    maximum = merged;
+  }
+
+  UNIVA_HD T log_z() const {
+    return sum_e == T(0) ? negative_infinity<T>() : shift() + std::log(sum_e);
+  }
+
+  // (1/n) sum_j k_ij s_ij, 0 where there is no positive.
+  UNIVA_HD T positive_mean() const { return sum_k > T(0) ? sum_ks / sum_k : T(0); }
+
+  // E_i = sum_j p_ij s_ij, 0 where there is no pair.
+  UNIVA_HD T expected_logit() const { return sum_e == T(0) ? T(0) : sum_es / sum_e; }
+
+  // l_i = log Z_i - (1/n_i) sum_j k_ij s_ij, 0 where there is no positive.
+  UNIVA_HD T loss() const { return sum_k > T(0) ? log_z() - positive_mean() : T(0); }
+};
+
+// Rows of the `stats` tensor [4, N].
+enum StatsRow : int { kLogZ = 0, kCount = 1, kPositiveMean = 2, kExpectedLogit = 3, kStatsRows = 4 };
+
+}  // namespace univa

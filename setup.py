@@ -1,0 +1,395 @@
+"""Builds the extension `univa_kernels._C`; everything else about the project is in pyproject.toml.
+
+The extension targets torch's stable ABI, so it needs torch's headers but is not tied to the torch
+it was built with. CUDA code is compiled wherever nvcc is found, also beside a CPU build of torch,
+and no GPU is ever looked for. Environment variables:
+
+    UNIVA_BUILD_EXTENSION   0: pure Python, everything runs on the PyTorch reference path
+                            1: a build that fails is an error
+                            auto (default): a build that fails is reported and left out
+    UNIVA_BUILD_CUDA        0: no CUDA code   1: needs nvcc   auto (default): with nvcc if there
+    TORCH_CUDA_ARCH_LIST    e.g. "8.0;9.0+PTX"; default 8.0, 9.0 and 10.0 with PTX of the last
+    MAX_JOBS                compilers at a time; default one per CPU
+    CUDA_HOME or CUDA_PATH  the CUDA toolkit, where nvcc is not on PATH
+    CXX, CXXFLAGS, LDFLAGS  the C++ compiler and what it is given on top
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+SOURCES = ROOT / "csrc"
+TARGET_TORCH = (2, 11)
+DEFAULT_CAPABILITIES = ("8.0", "9.0", "10.0")
+
+# -ffp-contract=off: whether a pair is positive must not depend on fused multiply-add.
+CXX_FLAGS = (
+    "-std=c++17 -O3 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fopenmp-simd "
+    "-ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra"
+).split()
+NVCC_FLAGS = (
+    "-std=c++17 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall"
+).split()
+
+
+class BuildFailure(Exception):
+    """The extension cannot be built; the message says why."""
+
+
+def switch(name: str) -> str:
+    """The setting "0", "1" or "auto" of an environment variable."""
+    value = os.environ.get(name, "").strip().lower() or "auto"
+    if value not in ("0", "1", "auto"):
+        raise SystemExit(f"{name} must be 0, 1 or auto, not {value!r}")
+    return value
+
+
+def job_count() -> int:
+    """Compilers to run at a time: MAX_JOBS, or one per CPU."""
+    value = os.environ.get("MAX_JOBS", "").strip()
+    if not value:
+        return os.cpu_count() or 1
+    if not value.isdigit() or int(value) < 1:
+        raise BuildFailure(f"MAX_JOBS must be a whole number above 0, not {value!r}")
+    return int(value)
+
+
+def package_folder(name: str) -> Path:
+    """Folder of an installed package, without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise BuildFailure(
+            f"the package {name} is not installed beside {sys.executable} "
+            "(pip install --no-build-isolation needs it installed first)"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def torch_version(include: Path) -> str:
+    """Version of the torch headers."""
+    header = include / "torch" / "headeronly" / "version.h"
+    text = header.read_text() if header.is_file() else ""
+    found = re.search(r'TORCH_VERSION\s*\\?\s*"([^"]+)"', text)
+    version = found.group(1) if found else "unknown"
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release < TARGET_TORCH:
+        wanted = ".".join(map(str, TARGET_TORCH))
+        raise BuildFailure(f"the extension needs the headers of torch {wanted}, found {version}")
+    return version
+
+
+def find_compiler() -> list[str]:
+    """The C++ compiler's command: CXX, or the first of the usual names."""
+    command = shlex.split(os.environ.get("CXX", ""))
+    names = [command[0]] if command else ["c++", "g++", "clang++"]
+    for name in names:
+        if shutil.which(name):
+            return [name, *command[1:]]
+    raise BuildFailure(f"found no C++ compiler (looked for {', '.join(names)})")
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc: from CUDA_HOME, CUDA_PATH, PATH, or the usual place."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(name):
+            return shutil.which(str(Path(home) / "bin" / "nvcc"))
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architectures:
+    """GPU code to make: capability numbers such as "90" or "90a"."""
+
+    binaries: tuple[str, ...]
+    ptx: tuple[str, ...]
+
+    def flags(self) -> list[str]:
+        """What nvcc is told."""
+        return [f"-gencode=arch=compute_{c},code=sm_{c}" for c in self.binaries] + [
+            f"-gencode=arch=compute_{c},code=compute_{c}" for c in self.ptx
+        ]
+
+
+def choose_architectures(wanted: str, supported: set[str]) -> Architectures:
+    """Reads TORCH_CUDA_ARCH_LIST and leaves out what nvcc cannot make.
+
+    Args:
+        wanted: capabilities such as "8.0;9.0+PTX", separated by semicolons, commas or spaces;
+            empty for the default.
+        supported: capability numbers such as "90" that nvcc knows.
+
+    Raises:
+        BuildFailure: an entry cannot be read, or nothing is left.
+    """
+    entries = re.split(r"[;,\s]+", wanted.strip()) if wanted.strip() else []
+    binaries: list[str] = []
+    ptx: list[str] = []
+    left_out: list[str] = []
+    for entry in entries or DEFAULT_CAPABILITIES:
+        found = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry, re.IGNORECASE)
+        if not found:
+            raise BuildFailure(
+                f'TORCH_CUDA_ARCH_LIST: cannot read {entry!r}; write capabilities, as in "8.0;9.0+PTX"'
+            )
+        number = found.group(1) + found.group(2)
+        capability = number + found.group(3).lower()
+        if number not in supported:
+            left_out.append(entry)
+            continue
+        if capability not in binaries:
+            binaries.append(capability)
+        if found.group(4) and capability not in ptx:
+            ptx.append(capability)
+    if left_out and entries:
+        report(f"this nvcc cannot make code for {', '.join(left_out)}: left out")
+    if not binaries:
+        able = ", ".join(sorted(supported, key=int)) or "none"
+        raise BuildFailure(
+            f"this nvcc cannot make code for {', '.join(left_out)} (it can for {able}): "
+            "set TORCH_CUDA_ARCH_LIST"
+        )
+    if not entries:
+        ptx = [binaries[-1]]  # newer GPUs compile it when the extension is loaded
+    return Architectures(binaries=tuple(binaries), ptx=tuple(ptx))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaToolkit:
+    """An nvcc that works, and what goes with it."""
+
+    nvcc: str
+    version: str
+    architectures: Architectures
+    static_runtime: Path
+
+    @classmethod
+    def find(cls) -> "CudaToolkit | None":
+        """The toolkit to build with; None where UNIVA_BUILD_CUDA says no, or auto and no nvcc."""
+        setting = switch("UNIVA_BUILD_CUDA")
+        if setting == "0":
+            return None
+        nvcc = find_nvcc()
+        if nvcc is None:
+            if setting == "1":
+                raise BuildFailure("UNIVA_BUILD_CUDA=1, but there is no nvcc: set CUDA_HOME or PATH")
+            return None
+        version = re.search(r"release [\d.]+, V([\d.]+)", output_of(nvcc, "--version"))
+        codes = set(re.findall(r"sm_(\d+)", output_of(nvcc, "--list-gpu-code")))
+        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+        return cls(
+            nvcc=nvcc,
+            version=version.group(1) if version else "unknown",
+            architectures=choose_architectures(wanted, codes),
+            static_runtime=find_static_runtime(nvcc),
+        )
+
+
+def find_static_runtime(nvcc: str) -> Path:
+    """Path of libcudart_static.a. nvcc may be a script far from its toolkit, so it is asked."""
+    plan = output_of(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull)
+    top = re.search(r"^#\$ TOP=(.+?)\s*$", plan, re.MULTILINE)
+    home = Path(top.group(1)) if top else Path(nvcc).resolve().parents[1]
+    folders = [home / "lib64", home / "lib", *sorted(home.glob("targets/*/lib"))]
+    folders += [Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or ""), Path("/usr/lib64")]
+    for folder in folders:
+        if (folder / "libcudart_static.a").is_file():
+            return (folder / "libcudart_static.a").resolve()
+    raise BuildFailure(f"found nvcc ({nvcc}) but no libcudart_static.a near {home.resolve()}")
+
+
+def output_of(*command: str) -> str:
+    """What a command prints, on either stream."""
+    try:
+        run = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    except OSError as error:
+        raise BuildFailure(f"cannot run {command[0]}: {error}") from error
+    if run.returncode != 0:
+        raise BuildFailure(f"{shlex.join(command)} failed:\n{run.stdout.strip()}")
+    return run.stdout
+
+
+def report(message: str) -> None:
+    """One line or paragraph for whoever builds."""
+    print(f"univa: {message}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """One source file to one object file, redone only when something it rests on has changed."""
+
+    source: Path
+    object: Path
+    command: tuple[str, ...]
+    salt: str
+    """What the object depends on that neither the command nor the listed headers tell."""
+
+    @property
+    def _stamp(self) -> Path:
+        return self.object.with_suffix(".json")
+
+    @property
+    def _dependencies(self) -> Path:
+        return self.object.with_suffix(".d")
+
+    def is_current(self) -> bool:
+        """Whether the object is there, made by this command, from files not changed since."""
+        try:
+            if json.loads(self._stamp.read_text()) != [*self.command, self.salt]:
+                return False
+            made = self.object.stat().st_mtime_ns
+            rules = self._dependencies.read_text().replace("\\\n", " ")
+            needed = re.split(r"(?<!\\)\s+", rules.partition(": ")[2].strip())
+            return all(
+                Path(name.replace("\\ ", " ")).stat().st_mtime_ns <= made for name in needed if name
+            )
+        except (OSError, ValueError):
+            return False
+
+    def run(self) -> None:
+        """Compiles; the compiler's own words go to stderr."""
+        self.object.parent.mkdir(parents=True, exist_ok=True)
+        self._stamp.unlink(missing_ok=True)
+        report(f"compiling {self.source.relative_to(ROOT)}")
+        command = [*self.command, "-MMD", "-MF", str(self._dependencies)]
+        execute([*command, "-c", str(self.source), "-o", str(self.object)])
+        self._stamp.write_text(json.dumps([*self.command, self.salt]))
+
+
+def execute(command: list[str]) -> None:
+    """Runs a compiler or linker; raises BuildFailure with what it said."""
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if run.returncode != 0:
+        raise BuildFailure(f"{shlex.join(command)}\n{run.stdout.strip()}")
+    if run.stdout.strip():
+        print(run.stdout.rstrip(), file=sys.stderr, flush=True)
+
+
+class BuildExtension(build_ext):
+    """Compiles csrc/ into univa_kernels._C."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BuildFailure as failure:
+            if switch("UNIVA_BUILD_EXTENSION") == "1":
+                raise SystemExit(f"univa: the extension was not built: {failure}") from failure
+            # A library of an earlier build would not fit the Python code of this one.
+            stale = ROOT / self.get_ext_filename(self.extensions[0].name)
+            stale.unlink(missing_ok=True)
+            self.extensions = []
+            report(
+                f"the extension univa_kernels._C was NOT built, and is left out: {failure}\n"
+                "univa works without it, on the slower PyTorch reference path. Set "
+                "UNIVA_BUILD_EXTENSION=1 to make this an error, or 0 to not try."
+            )
+
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name))
+        strict = "1" in (switch("UNIVA_BUILD_CUDA"), switch("UNIVA_BUILD_EXTENSION"))
+        try:
+            toolkit = CudaToolkit.find()
+            self.compile_and_link(output, toolkit)
+        except BuildFailure as failure:
+            if strict or switch("UNIVA_BUILD_CUDA") == "0" or find_nvcc() is None:
+                raise
+            report(f"building with CUDA failed, now without it: {failure}")
+            self.compile_and_link(output, None)
+
+    def compile_and_link(self, output: Path, toolkit: CudaToolkit | None) -> None:
+        """Brings every object up to date and links them."""
+        torch = package_folder("torch")
+        compiler = find_compiler()
+        compilations = self.compilations(compiler, torch / "include", toolkit)
+        outdated = [compilation for compilation in compilations if not compilation.is_current()]
+        with ThreadPoolExecutor(job_count()) as pool:
+            # CUDA files take longest, so they go first.
+            outdated.sort(key=lambda compilation: compilation.source.suffix != ".cu")
+            for future in [pool.submit(compilation.run) for compilation in outdated]:
+                future.result()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Linked under another name: a process may have the old library loaded.
+        fresh = output.with_name(f".{output.name}.{os.getpid()}")
+        command = [*compiler, "-shared", "-fPIC", *(str(c.object) for c in compilations)]
+        command += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        if sys.platform == "darwin":
+            command += ["-undefined", "dynamic_lookup"]
+        if toolkit is not None:
+            command += [str(toolkit.static_runtime), "-Wl,--exclude-libs,libcudart_static.a"]
+            command += ["-lrt", "-lpthread"]
+        if sys.platform != "darwin":
+            command += ["-ldl"]
+        try:
+            execute([*command, *shlex.split(os.environ.get("LDFLAGS", "")), "-o", str(fresh)])
+            os.replace(fresh, output)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def compilations(
+        self, compiler: list[str], torch_include: Path, toolkit: CudaToolkit | None
+    ) -> list[Compilation]:
+        """Every source with its command."""
+        torch = torch_version(torch_include)
+        headers = [torch_include, package_folder("pybind11") / "include"]
+        headers += [Path(sysconfig.get_path(name)) for name in ("include", "platinclude")]
+        target = f"0x{TARGET_TORCH[0]:02x}{TARGET_TORCH[1]:02x}000000000000"
+        cxx = [*compiler, *CXX_FLAGS, f"-DTORCH_TARGET_VERSION={target}ULL"]
+        # Error messages name csrc/..., not a folder of whoever built.
+        cxx += [f"-ffile-prefix-map={ROOT}{os.sep}=", f"-I{SOURCES}", f"-I{SOURCES / 'include'}"]
+        cxx += [word for folder in dict.fromkeys(headers) for word in ("-isystem", str(folder))]
+        info = [f'-DUNIVA_VERSION="{self.distribution.get_version()}"']
+        sources = [*SOURCES.glob("*.cpp"), *SOURCES.glob("cpu/*.cpp"), SOURCES / "cuda/stream.cpp"]
+        commands = []
+        if toolkit is not None:
+            cxx.append("-DUNIVA_WITH_CUDA")
+            architectures = toolkit.architectures
+            names = " ".join(f"sm_{c}" for c in architectures.binaries)
+            info += [f'-DUNIVA_CUDA_VERSION="{toolkit.version}"']
+            info += [f'-DUNIVA_CUDA_ARCHITECTURES="{names}"']
+            info += [f'-DUNIVA_CUDA_PTX="{" ".join(f"compute_{c}" for c in architectures.ptx)}"']
+            sources += [path for path in SOURCES.glob("cuda/*.cpp") if path not in sources]
+            nvcc = [toolkit.nvcc, *NVCC_FLAGS, *architectures.flags(), f"-I{SOURCES / 'include'}"]
+            if "CXX" in os.environ and "NVCC_CCBIN" not in os.environ:
+                nvcc += ["-ccbin", compiler[-1]]
+            commands = [(path, nvcc, toolkit.version) for path in SOURCES.glob("cuda/*.cu")]
+        cxx += shlex.split(os.environ.get("CXXFLAGS", ""))
+        for path in sources:
+            # Only the module tells what it was built with: a new version recompiles that alone.
+            commands.append((path, [*cxx, *info] if path.name == "module.cpp" else cxx, torch))
+        # Not the temporary folder that an editable install is given: objects outlive the install.
+        folder = ROOT / "build" / f"extension-{self.plat_name}-{sys.implementation.cache_tag}"
+        return [
+            Compilation(
+                source=path,
+                object=folder / path.relative_to(SOURCES).with_suffix(path.suffix + ".o"),
+                command=tuple(command),
+                salt=salt,
+            )
+            for path, command, salt in sorted(commands)
+        ]
+
+
+if __name__ == "__main__":
+    wanted = switch("UNIVA_BUILD_EXTENSION") != "0"
+    # The sources are listed by BuildExtension and go into the sdist by MANIFEST.in.
+    extension = Extension("univa_kernels._C", sources=[], language="c++")
+    setup(
+        ext_modules=[extension] if wanted else [],
+        cmdclass={"build_ext": BuildExtension},
+    )
