@@ -364,7 +364,8 @@ class BuildExtension(build_ext):
             info += [f'-DUNIVA_CUDA_ARCHITECTURES="{names}"']
             info += [f'-DUNIVA_CUDA_PTX="{" ".join(f"compute_{c}" for c in architectures.ptx)}"']
             sources += [path for path in SOURCES.glob("cuda/*.cpp") if path not in sources]
-            nvcc = [toolkit.nvcc, *NVCC_FLAGS, *architectures.flags(), f"-I{SOURCES / 'include'}"]
+            nvcc = [toolkit.nvcc, *NVCC_FLAGS, *architectures.flags()]
+            nvcc += [f"-I{SOURCES}", f"-I{SOURCES / 'include'}"]
             if "CXX" in os.environ and "NVCC_CCBIN" not in os.environ:
                 nvcc += ["-ccbin", compiler[-1]]
             commands = [(path, nvcc, toolkit.version) for path in SOURCES.glob("cuda/*.cu")]
