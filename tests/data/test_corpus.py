@@ -96,9 +96,7 @@ def test_a_bad_utterance_is_named(changes, message):
 def test_an_empty_split_is_named():
     with pytest.raises(UserError) as caught:
         corpus(valid=Split(name="valid", dialogues=()))
-    assert str(caught.value) == (
-        "here: split 'valid' is empty; put at least one dialogue into it"
-    )
+    assert str(caught.value) == ("here: split 'valid' is empty; put at least one dialogue into it")
 
 
 def test_an_empty_dialogue_is_named():

@@ -72,7 +72,7 @@ def test_authors_option_on_their_layout(golden, data_set, file, name):
 
 
 def test_bad_scores():
-    with pytest.raises(UserError, match="audio: 1 valence-arousal score.*at least two utterances"):
+    with pytest.raises(UserError, match=r"audio: 1 valence-arousal score.*at least two utterances"):
         VANormalizer.fit(split_of([(0.0, 1.0)]))
     with pytest.raises(UserError, match=r"audio: every arousal score of the train split is 0\.1"):
         VANormalizer.fit(split_of([(0.0, 0.1), (1.0, 0.1), (2.0, 0.1)]))
@@ -81,7 +81,7 @@ def test_bad_scores():
     with pytest.raises(UserError, match="text: NaN or infinite"):
         VANormalizer.from_coordinates({"text": torch.tensor([[0.0, 1.0], [1.0, float("nan")]])})
     normalizer = VANormalizer.fit(split_of([(0.0, 0.1), (1.0, 0.2)]))
-    with pytest.raises(UserError, match="no statistics to normalise .* of vision"):
+    with pytest.raises(UserError, match=r"no statistics to normalise .* of vision"):
         normalizer.apply(torch.zeros(1, 2), "vision")
 
 

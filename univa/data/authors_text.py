@@ -89,6 +89,13 @@ def read_authors_text(
             f"{folder}: neither {_TABLE} nor {_ANNOTATIONS}; give a folder in the authors' layout"
         )
 
+    for name in structure.dialogue_of:
+        if name not in annotated:
+            raise UserError(
+                f"{structure.file.at(name)}: utterance {name!r} has no row in {annotations}; add "
+                "the row or take the utterance out of the structure"
+            )
+
     scores_path = Path(va_file) if va_file is not None else folder / _SCORES
     scores: dict[str, tuple[float, float]] | None = None
     if va_file is not None or require_va or scores_path.exists():
@@ -100,11 +107,6 @@ def read_authors_text(
         for dialogue, ids in structure.dialogues[split].items():
             utterances = []
             for name in ids:
-                if name not in annotated:
-                    raise UserError(
-                        f"{structure.file.at(name)}: utterance {name!r} has no row in "
-                        f"{annotations}; add the row or take the utterance out of the structure"
-                    )
                 found = annotated[name]
                 coordinates: dict[Modality, tuple[float, float]] = {}
                 if scores is not None:
@@ -272,7 +274,7 @@ def _read_annotations(
             annotated[name] = _Annotated(
                 row=None,
                 text=entry["text"],
-                labels=torch.tensor([float(label in given) for label in labels]),
+                labels=torch.tensor([label in given for label in labels], dtype=torch.float32),
             )
     return annotated
 

@@ -105,7 +105,8 @@ class Split:
         """
         if modality not in self.coordinate_modalities:
             raise UserError(f"split {self.name!r} has no valence-arousal scores of {modality}")
-        return torch.tensor([item.coordinates[modality] for item in self.utterances])
+        points = [item.coordinates[modality] for item in self.utterances]
+        return torch.tensor(points, dtype=torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
