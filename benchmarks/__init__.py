@@ -1,0 +1,1 @@
+"""Measurements of the losses. `python -m benchmarks.loss --help`."""
