@@ -94,6 +94,15 @@ def test_dialogues_are_smooth_and_modalities_sometimes_discordant(corpus):
     assert steps.mean() < 0.75 * (shuffled[1:] - shuffled[:-1]).norm(dim=1).mean()
 
 
+def test_half_of_the_discordance_is_a_turn_of_the_valence():
+    clear = synthetic_corpus(noise=0, train_dialogues=100).train
+    text, audio, vision = (clear.coordinates(m) for m in MODALITIES)
+    odd = (text == vision).all(dim=1) & (audio != text).any(dim=1)  # the mood, and audio apart
+    assert odd.sum() > 50
+    turned = (audio[odd] == text[odd] * torch.tensor([-1.0, 1.0])).all(dim=1)
+    assert 0.35 < turned.float().mean() < 0.65
+
+
 def ridge_scores(corpus, modalities):
     """Test micro-F1 (in percent) of ridge regression on mean features, threshold from valid."""
 
