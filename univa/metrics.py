@@ -120,8 +120,9 @@ def decide(probabilities: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def threshold_grid(step: float = 0.01) -> Tensor:
-    """Thresholds to try: step, 2 step, ... below 1. [K] float32."""
-    return torch.arange(1, round(1 / step), dtype=torch.float32) * step
+    """Thresholds to try: step, 2 step, ... below 1. [K] float64."""
+    number = round(1 / step)
+    return torch.arange(1, number, dtype=torch.float64) / number
 
 
 def choose_thresholds_on_validation(
@@ -149,11 +150,11 @@ def choose_thresholds_on_validation(
         grid: [K] thresholds to try; `threshold_grid()` when None.
 
     Returns:
-        [L] float32 thresholds.
+        [L] float64 thresholds.
     """
     number = labels.shape[1]
     if search == "fixed":
-        return torch.full((number,), fixed)
+        return torch.full((number,), fixed, dtype=torch.float64)
     grid = threshold_grid() if grid is None else grid
     true = labels.bool()
     # Counts of each label at each threshold decide every objective: the data is read once.

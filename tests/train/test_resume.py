@@ -1,0 +1,148 @@
+"""A run that was stopped, however rudely, ends where an undisturbed run ends: bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.train.killed import start, train_and_be_killed
+from tests.train.tiny import assert_same_run, options, read_log, tiny
+from univa.checkpoint import META
+from univa.cli import main
+from univa.data import Collator
+from univa.inputs import load_corpus
+from univa.processes import Interrupted
+from univa.runs import RunLog
+from univa.train import train
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# moment -> (which occurrence, steps between checkpoints). An epoch has 5 or 6 steps.
+KILLS = {"step": (9, 2), "half-written": (4, 2), "between-renames": (3, 2)}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of runs that were killed, one for each moment; started together."""
+    folder = tmp_path_factory.mktemp("killed")
+    processes = {}
+    for moment, (count, save_every) in KILLS.items():
+        config = tiny(save_every=save_every, run_folder=str(folder / moment))
+        processes[moment] = start(train_and_be_killed, moment, count, config)
+    for moment, process in processes.items():
+        process.join(timeout=120)
+        assert process.exitcode == -signal.SIGKILL, moment
+    return {moment: folder / moment for moment in KILLS}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_killed_run_goes_on_bit_for_bit(moment: str, killed: dict[str, Path], finished: Path):
+    run = killed[moment]
+    assert not (run / "metrics.json").exists()
+    if moment == "step":  # the log is ahead of the checkpoint
+        progress = json.loads((run / "checkpoints" / "last" / META).read_text())["progress"]
+        assert progress["step"] == 8
+        assert read_log(run)[-1]["step"] == 9
+    if moment == "half-written":
+        assert (run / "checkpoints" / "last.tmp").exists()
+    if moment == "between-renames":
+        assert not (run / "checkpoints" / "last").exists()
+    assert main(["train", "--resume", str(run), "--no-progress"]) == 0
+    assert_same_run(run, finished)
+    left = {path.name for path in (run / "checkpoints").iterdir()}
+    assert left == {"best", "last"}
+
+
+def test_killed_before_the_first_checkpoint(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    tiny(run_folder=str(run)).resolved().save(run / "config.json")
+    (run / "log.jsonl").write_text('{"event": "step", "step": 1, "loss": 0.0}\n')
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_ctrl_c_saves_and_tells_how_to_go_on(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    config = tiny(save_every=0, run_folder=str(run))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "univa.train", *options(config)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log, deadline = run / "log.jsonl", time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("univa: stopped by SIGINT at step ")
+    assert error.endswith(f"state saved; go on with: univa train --resume {run}\n")
+    assert error.count("\n") == 1
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+@pytest.mark.parametrize(("event", "number"), [("step", signal.SIGTERM), ("epoch", signal.SIGINT)])
+def test_signal_stops_after_the_step(event, number, finished, tmp_path, monkeypatch):
+    write = RunLog.write
+
+    def signalling(self, **record):
+        write(self, **record)
+        if record["event"] == event and record["step"] >= 7:
+            monkeypatch.setattr(RunLog, "write", write)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunLog, "write", signalling)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted) as stopped:
+        train(tiny(run_folder=str(run)))
+    assert stopped.value.signal == number
+    assert {n: signal.getsignal(n) for n in before} == before
+    assert not (run / "metrics.json").exists()
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_signal_during_validation_stops_there(finished, tmp_path, monkeypatch):
+    call = Collator.__call__
+
+    def signalling(self, indices):
+        if len(self) == validation_size:
+            monkeypatch.setattr(Collator, "__call__", call)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, indices)
+
+    validation_size = len(load_corpus(tiny()).valid)
+    monkeypatch.setattr(Collator, "__call__", signalling)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(tiny(run_folder=str(run)))
+    assert not any(record["event"] == "epoch" for record in read_log(run))
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path):
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    assert main(["train", "--resume", str(run), "--no-progress"]) == 0
+    assert_same_run(run, finished)
+
+
+def test_another_seed_is_another_run(finished: Path, tmp_path: Path):
+    """The comparison above can fail."""
+    run = tmp_path / "run"
+    train(replace(tiny(seed=3), run_folder=str(run)))
+    with pytest.raises(AssertionError):
+        assert_same_run(run, finished)
