@@ -29,7 +29,7 @@ class _TensorRecord:
                 return {key: move(item) for key, item in value.items()}
             return value
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var, arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

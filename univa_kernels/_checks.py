@@ -78,10 +78,11 @@ def in_range(
     """Require a finite number with low <= value <= high (low < value if `open_low`)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    # Plain comparisons, all of them False for NaN: torch.compile traces them, not math.isfinite.
     above = value > low if open_low else value >= low
-    if not (math.isfinite(value) and above and value <= high):
+    if not (above and value <= high and value < math.inf):
         bound = f"{'>' if open_low else '>='} {low:g}"
-        if math.isfinite(high):
+        if high < math.inf:
             bound += f" and <= {high:g}"
         raise ValueError(f"{name} must be finite and {bound}, got {value}")
     return float(value)

@@ -88,7 +88,7 @@ def test_matches_the_truth(backend, case, dtype):
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 70), (513, 1025, 33), (1, 1, 1), (2, 2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_larger_than_a_block(backend, n, m, d, dtype, monkeypatch):
-    monkeypatch.setattr(univa_kernels.reference, "_BLOCK_ELEMENTS", 1 << 15)
+    monkeypatch.setattr(univa_kernels.reference, "_BLOCK_ELEMENTS", 1 << 17)
     generator = torch.Generator().manual_seed(n)
     case = Case(
         torch.randn(n, d, generator=generator).double(),
