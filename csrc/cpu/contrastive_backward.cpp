@@ -4,6 +4,7 @@
 // Where the contrast set is the anchors, the coefficient of a pair takes both of its roles, and
 // only tiles on and above the diagonal are computed: each serves its rows and its columns.
 
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -124,6 +125,7 @@ std::tuple<Tensor, Tensor> backward(const ContrastiveArguments& arguments, const
   const RowGradients<T> gradients(upstream, stats, rows);
   const T inverse_temperature = static_cast<T>(arguments.inverse_temperature);
   const T self_weight = static_cast<T>(arguments.self_weight);
+  const T log_self_weight = static_cast<T>(std::log(arguments.self_weight));
 
   const int64_t side = tile_side<T>(depth);
   GradientSum<T> grad_anchors(anchors, rows, depth, side);
@@ -152,9 +154,10 @@ std::tuple<Tensor, Tensor> backward(const ContrastiveArguments& arguments, const
           coefficients_in_place(values, positive, width, inverse_temperature, gradient,
                                 symmetric ? &gradients : nullptr, column);
           if (here) {
-            const T own = self_weight > T(0)
-                              ? gradient.coefficient(self_logit, self_weight, self_weight)
-                              : T(0);
+            const T own =
+                self_weight > T(0)
+                    ? gradient.coefficient(self_logit + log_self_weight, self_weight)
+                    : T(0);
             values[self] = (symmetric ? own + own : own) * inverse_temperature;
           }
         }

@@ -1,5 +1,6 @@
 // Forward of the contrastive loss on the CPU: tiles of logits, reduced row by row.
 
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace univa::cpu {
 
 namespace {
 
-// The state of `count` pairs of weight 1.
+// The state of `count` pairs other than self pairs: z is the logit.
 template <typename T>
 RowState<T> reduce(const T* logits, const T* positive, int64_t count) {
   RowState<T> state;
@@ -69,6 +70,7 @@ void forward(const ContrastiveArguments& arguments, T* losses, T* stats) {
   const Positives positives(arguments);
   const T inverse_temperature = static_cast<T>(arguments.inverse_temperature);
   const T self_weight = static_cast<T>(arguments.self_weight);
+  const T log_self_weight = static_cast<T>(std::log(arguments.self_weight));
 
   const int64_t side = tile_side<T>(depth);
   const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
@@ -96,7 +98,7 @@ void forward(const ContrastiveArguments& arguments, T* losses, T* stats) {
           merge(state, reduce(logits, positive, first));
           if (here) {
             if (self_weight > T(0)) {
-              state.push(logits[self], self_weight, self_weight);
+              state.push(logits[self], logits[self] + log_self_weight, self_weight);
             }
             merge(state, reduce(logits + self + 1, positive + self + 1, width - self - 1));
           }

@@ -60,12 +60,11 @@ __global__ void __launch_bounds__(kThreads)
     if (other < others) {
       const int64_t anchor = own_is_contrast ? other : own;
       const int64_t column = own_is_contrast ? own : other;
-      const PairWeights<A> pair = pair_weights<A>(problem, anchor, column);
-      if (pair.weight > A(0)) {
-        const A logit = dot * inverse_temperature;
-        coefficient = gradient_of(anchor).coefficient(logit, pair.weight, pair.positive);
+      const Pair<A> pair = make_pair(problem, anchor, column, dot);
+      if (pair.counts) {
+        coefficient = gradient_of(anchor).coefficient(pair.z, pair.positive);
         if (role == Role::kBoth) {
-          coefficient += gradient_of(column).coefficient(logit, pair.weight, pair.positive);
+          coefficient += gradient_of(column).coefficient(pair.z, pair.positive);
         }
       }
     }

@@ -32,7 +32,6 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = blockIdx.x;
   const T* anchor = static_cast<const T*>(problem.anchors) + row * problem.depth;
   const T* contrast = static_cast<const T*>(problem.contrast);
-  const A inverse_temperature = static_cast<A>(problem.inverse_temperature);
 
   RowState<A> state;
   for (int64_t begin = warp * kWarp; begin < problem.columns; begin += kThreads) {
@@ -44,9 +43,9 @@ __global__ void __launch_bounds__(kThreads)
     }
     const int64_t column = begin + lane;
     if (column < problem.columns) {
-      const PairWeights<A> pair = pair_weights<A>(problem, row, column);
-      if (pair.weight > A(0)) {
-        state.push(dot * inverse_temperature, pair.weight, pair.positive);
+      const Pair<A> pair = make_pair(problem, row, column, dot);
+      if (pair.counts) {
+        state.push(pair.logit, pair.z, pair.positive);
       }
     }
   }

@@ -100,22 +100,25 @@ __device__ __forceinline__ bool is_positive(const ContrastiveProblem& problem, i
                              problem.dimensions, problem.squared_threshold);
 }
 
-// The weight of a pair in Z and its k_ij; a weight of 0 means that the pair does not exist.
+// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij. Where
+// `counts` is false there is no such pair.
 template <typename A>
-struct PairWeights {
-  A weight;
+struct Pair {
+  A logit;
+  A z;
   A positive;
+  bool counts;
 };
 
 template <typename A>
-__device__ __forceinline__ PairWeights<A> pair_weights(const ContrastiveProblem& problem,
-                                                       int64_t row, int64_t column) {
-  if (column ==
-      self_column(row, problem.has_self, problem.self_offset, problem.columns)) {
-    const A weight = static_cast<A>(problem.self_weight);
-    return {weight, weight};
+__device__ __forceinline__ Pair<A> make_pair(const ContrastiveProblem& problem, int64_t row,
+                                             int64_t column, A dot) {
+  const A logit = rounded_product(dot, static_cast<A>(problem.inverse_temperature));
+  if (column == self_column(row, problem.has_self, problem.self_offset, problem.columns)) {
+    const A z = rounded_sum(logit, static_cast<A>(problem.log_self_weight));
+    return {logit, z, static_cast<A>(problem.self_weight), problem.self_weight > 0.0};
   }
-  return {A(1), is_positive(problem, row, column) ? A(1) : A(0)};
+  return {logit, logit, is_positive(problem, row, column) ? A(1) : A(0), true};
 }
 
 // What the last launch came to: null, or CUDA's words.

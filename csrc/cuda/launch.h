@@ -24,6 +24,7 @@ struct ContrastiveProblem {
   double inverse_temperature;
   double squared_threshold;  // exact in the coordinates' type
   double self_weight;
+  double log_self_weight;
   bool symmetric;
   bool has_self;
   int64_t self_offset;

@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cmath>
+
 #include "arguments.h"
 #include "cuda/launch.h"
 #include "cuda/stream.h"
@@ -60,6 +62,7 @@ ContrastiveProblem problem_of(const ContrastiveArguments& arguments) {
   problem.squared_threshold = wide ? squared_threshold(arguments.radius)
                                    : squared_threshold(static_cast<float>(arguments.radius));
   problem.self_weight = arguments.self_weight;
+  problem.log_self_weight = std::log(arguments.self_weight);
   problem.symmetric = arguments.symmetric;
   problem.has_self = arguments.has_self;
   problem.self_offset = arguments.self_offset;

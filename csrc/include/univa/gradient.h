@@ -23,9 +23,9 @@ struct RowGradient {
     return {log_z, upstream, upstream / count};
   }
 
-  // g_i dl_i/ds_ij = g_i (p_ij - k_ij / n_i), p_ij = weight exp(s_ij - log Z_i).
-  UNIVA_HD T coefficient(T logit, T weight, T positive_weight) const {
-    return scale * (weight * std::exp(logit - log_z)) - positive_weight * positive;
+  // g_i dl_i/ds_ij = g_i (p_ij - k_ij / n_i), p_ij = exp(z_ij - log Z_i); z: see reduction.h.
+  UNIVA_HD T coefficient(T z, T positive_weight) const {
+    return scale * std::exp(z - log_z) - positive_weight * positive;
   }
 };
 

@@ -6,29 +6,15 @@
 #include <limits>
 
 #include "univa/macros.h"
+#include "univa/rounding.h"
 
 namespace univa {
 
-// (a - b)^2 and sums without fused multiply-add: contraction would round differently from plain
-// PyTorch and move pairs that lie on the radius. The host build says -ffp-contract=off.
-UNIVA_HD float add_squared_difference(float sum, float a, float b) {
-#if defined(__CUDA_ARCH__)
-  const float difference = __fsub_rn(a, b);
-  return __fadd_rn(sum, __fmul_rn(difference, difference));
-#else
-  const float difference = a - b;
-  return sum + difference * difference;
-#endif
-}
-
-UNIVA_HD double add_squared_difference(double sum, double a, double b) {
-#if defined(__CUDA_ARCH__)
-  const double difference = __dsub_rn(a, b);
-  return __dadd_rn(sum, __dmul_rn(difference, difference));
-#else
-  const double difference = a - b;
-  return sum + difference * difference;
-#endif
+// sum + (a - b)^2. A fused multiply-add would move pairs that lie on the radius.
+template <typename T>
+UNIVA_HD T add_squared_difference(T sum, T a, T b) {
+  const T difference = rounded_sum(a, -b);
+  return rounded_sum(sum, rounded_product(difference, difference));
 }
 
 // The least x with sqrt(x) >= radius, so that `squared < threshold` is exactly

@@ -15,10 +15,13 @@ UNIVA_HD T negative_infinity() {
   return -std::numeric_limits<T>::infinity();
 }
 
-// Over the pairs (i, j) seen so far, with e_j = weight_j exp(s_ij - maximum):
+// Over the pairs (i, j) seen so far. z_ij is what counts in Z_i: the logit s_ij, and for the self
+// pair s_ij + log w. Taking w into the exponent, in the logits' own precision and alike in forward
+// and backward, keeps p_i,self right where |s| is so large that log w is lost in its rounding.
+// e_j = exp(z_ij - maximum).
 template <typename T>
 struct RowState {
-  T maximum = negative_infinity<T>();  // max s_ij; never NaN, -inf while there is no pair
+  T maximum = negative_infinity<T>();  // max z_ij; never NaN, -inf while there is no pair
   T sum_e = 0;                         // sum e_j
   T sum_es = 0;                        // sum e_j s_ij
   T sum_k = 0;                         // sum k_ij
@@ -27,16 +30,16 @@ struct RowState {
   // What the exponentials are relative to. Zero instead of -inf keeps -inf - -inf away.
   UNIVA_HD T shift() const { return maximum == negative_infinity<T>() ? T(0) : maximum; }
 
-  // Adds one pair. `weight` is 1, or the weight of the self pair (which must not be pushed at 0:
-  // it would take part in the maximum). A NaN logit is no maximum but makes sum_e NaN.
-  UNIVA_HD void push(T logit, T weight, T positive) {
-    if (logit > maximum) {
-      const T scale = std::exp(maximum - logit);  // exp(-inf) = 0 at the first pair
+  // Adds one pair. A self pair of weight 0 must not be pushed: it would take part in the maximum.
+  // A NaN is no maximum but makes sum_e NaN.
+  UNIVA_HD void push(T logit, T z, T positive) {
+    if (z > maximum) {
+      const T scale = std::exp(maximum - z);  // exp(-inf) = 0 at the first pair
       sum_e *= scale;
       sum_es *= scale;
-      maximum = logit;
+      maximum = z;
     }
-    const T e = weight * std::exp(logit - shift());
+    const T e = std::exp(z - shift());
     sum_e += e;
     sum_es += e == T(0) ? T(0) : e * logit;  // 0 * -inf is 0 here
     sum_k += positive;
