@@ -51,7 +51,44 @@ from univa.runs import RunLog, find_run, write_predictions
 from univa.va.lexicon import similarity_matrix
 from univa_kernels import UniVALoss, UniVALossOutput
 
-__all__ = ["train"]
+__all__ = ["Objective", "train"]
+
+
+class Objective(nn.Module):
+    """Model and loss in one: DistributedDataParallel has to see every use of a parameter.
+
+    Args:
+        config: the run.
+        model: the model of that config.
+    """
+
+    def __init__(self, config: TrainConfig, model: UniVA) -> None:
+        super().__init__()
+        self.model = model
+        self.autocast = config.precision == "bfloat16"
+        self.loss = UniVALoss(
+            temperature=config.loss.temperature,
+            radius=config.loss.radius,
+            alpha=config.loss.alpha,
+            modality_weights=config.loss.modality_weights,
+            classification=config.loss.classification,
+            prior=config.loss.prior,
+            self_weight=config.loss.self_weight,
+            no_positives=config.loss.no_positives,
+            normalize=config.loss.normalize,
+        )
+
+    def forward(self, batch: Batch) -> UniVALossOutput:
+        """The UniVA objective of a batch, in float32, and its terms."""
+        with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.model(**batch.inputs)
+        return self.loss(
+            output.logits.float(),
+            batch.labels,
+            {name: value.float() for name, value in output.embeddings.items()},
+            batch.coordinates,
+            output.similarity,
+        )
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -79,7 +116,6 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
     started = time.perf_counter()
     run, checkpoint = find_run(config)
     device, names = group.device, config.model.labels
-    autocast = config.precision == "bfloat16"
 
     # Data and model first: what is wrong with them is found before anything is written.
     corpus = load_corpus(config)
@@ -107,27 +143,19 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
     )
     valid_collator = make_collator(config, corpus.valid, model, tokenizer=tokenizer)
 
-    options = config.loss
-    criterion = UniVALoss(
-        temperature=options.temperature,
-        radius=options.radius,
-        alpha=options.alpha,
-        modality_weights=options.modality_weights,
-        classification=options.classification,
-        prior=options.prior,
-        self_weight=options.self_weight,
-        no_positives=options.no_positives,
-        normalize=options.normalize,
-    )
     progress = Progress(total_steps=sampler.total_batches(config.epochs))
     optimizer, scheduler = _make_optimizer(config, model, progress.total_steps)
     _seed_everything(config.seed + group.rank)  # each process has its own dropout
     if checkpoint is not None:
         progress = _restore(checkpoint, progress, optimizer, scheduler, group)
-    parallel: nn.Module = model
-    if group.size > 1:  # not every batch reaches every parameter: unused ones are looked for
-        ids = [device.index] if device.type == "cuda" else None
-        parallel = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+    objective: nn.Module = Objective(config, model)
+    if group.size > 1:
+        objective = DistributedDataParallel(
+            objective,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            # Some pretrained encoders have parameters that their output does not depend on.
+            find_unused_parameters=config.uses_tokens,
+        )
 
     digest = config.digest()
     log = None
@@ -168,15 +196,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                 for indices in sampler.batches(progress.epoch)[progress.batch :]:
                     begun = time.perf_counter()
                     batch = collator(indices).to(device)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                        output = parallel(**batch.inputs)
-                    terms = criterion(
-                        output.logits.float(),
-                        batch.labels,
-                        {name: value.float() for name, value in output.embeddings.items()},
-                        batch.coordinates,
-                        output.similarity,
-                    )
+                    terms = objective(batch)
                     optimizer.zero_grad(set_to_none=True)
                     terms.total.backward()
                     norm = nn.utils.clip_grad_norm_(

@@ -3,20 +3,26 @@
 They are forked from a server that has imported everything once, which takes seconds.
 """
 
+import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 import univa.checkpoint
 import univa.runs
+import univa.train
 from univa.config import TrainConfig
-from univa.train import train
+from univa.data import Collator
+from univa.processes import Interrupted
+from univa_kernels import UniVALoss
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
@@ -33,7 +39,7 @@ def train_and_be_killed(moment: str, count: int, config: TrainConfig) -> None:
     """Train until the `count`th time that `moment` comes, then die of SIGKILL."""
     torch.set_num_threads(1)
     install(moment, count)
-    train(config)
+    univa.train.train(config)
 
 
 def countdown(count: int) -> None:
@@ -79,3 +85,48 @@ def install(moment: str, count: int) -> None:
         Path.rename = moved
     else:
         raise ValueError(moment)
+
+
+def train_as_rank(
+    rank: int, size: int, port: int, config: TrainConfig, records: Path, stop: bool
+) -> None:
+    """Be one rank of a run, as torchrun would start it; keep what it sees and what it ends with."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    seen: list[list[str]] = []
+    models: list[Any] = []
+    make_optimizer = univa.train._make_optimizer
+    forward = UniVALoss.forward
+    call = Collator.__call__
+
+    def watched_optimizer(config, model, steps):
+        models.append(model)
+        save_file(model.state_dict(), records / f"initial{rank}.safetensors")
+        return make_optimizer(config, model, steps)
+
+    def watched_call(self, indices):
+        batch = call(self, indices)
+        if batch.utterance_ids[0].startswith("train"):  # the first process validates, too
+            seen.append(list(batch.utterance_ids))
+        return batch
+
+    def watched_forward(self, *args):
+        if stop and len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, *args)
+
+    univa.train._make_optimizer = watched_optimizer
+    UniVALoss.forward = watched_forward
+    Collator.__call__ = watched_call
+    try:
+        univa.train.train(config)
+    except Interrupted as error:
+        sys.exit(128 + error.signal)
+    save_file(models[0].state_dict(), records / f"weights{rank}.safetensors")
+    (records / f"seen{rank}.json").write_text(json.dumps(seen))
