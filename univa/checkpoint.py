@@ -13,7 +13,6 @@ It is written beside its place and renamed into it; a crash never loses the prev
 from __future__ import annotations
 
 import json
-import pickle
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,8 +147,8 @@ def load_checkpoint(folder: Path, *, config_digest: str) -> Checkpoint:
     if path.exists():
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # what a broken pickle raises is anybody's guess
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"{path}: not a readable training state ({reason}); start the run anew"
             ) from error

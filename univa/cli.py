@@ -41,22 +41,21 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
 
     args = [_expand(arg) for arg in args]
     run = _value_after("--resume", args)
-    if run is not None and args[0] not in PRESETS:
-        stored = TrainConfig.load(Path(run) / "config.json")
-        return tyro.cli(
-            TrainConfig,
+    if args and args[0] in PRESETS:
+        prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
+    elif run is not None:
+        prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
+    else:  # help, or a preset that there is not: tyro lists them
+        presets = {name: ((make.__doc__ or "").strip(), make()) for name, make in PRESETS.items()}
+        return tyro.extras.overridable_config_cli(
+            presets,
             args=args,
-            default=stored,
             prog="univa train",
-            config=(tyro.conf.AvoidSubcommands,),
+            description="Train a preset; any field of its config is an option. "
+            "`univa train --resume RUN` goes on with a run that was stopped.",
         )
-    presets = {name: ((make.__doc__ or "").strip(), make()) for name, make in PRESETS.items()}
-    return tyro.extras.overridable_config_cli(
-        presets,
-        args=args,
-        prog="univa train",
-        description="Train a preset; any field of its config is an option. "
-        "`univa train --resume RUN` goes on with a run that was stopped.",
+    return tyro.cli(
+        TrainConfig, args=args, default=default, prog=prog, config=(tyro.conf.AvoidSubcommands,)
     )
 
 
@@ -142,7 +141,11 @@ def _main(args: Sequence[str]) -> int:
     if args[:1] == ["--version"]:
         print(f"univa {__version__}")
         return 0
-    if not args or args[0] in ("-h", "--help") or list(args) in (["va", "-h"], ["va", "--help"]):
+    if (
+        not args
+        or args[0] in ("-h", "--help")
+        or list(args) in (["va"], ["va", "-h"], ["va", "--help"])
+    ):
         print(_usage())
         return 0
     for name, (command, _) in _COMMANDS.items():

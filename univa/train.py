@@ -361,11 +361,12 @@ def _restore(
     try:
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-    except (KeyError, ValueError) as error:
+        restore_random_state(state["random"][group.rank])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{checkpoint.folder}: the optimiser state is of another model ({error})"
+            f"{checkpoint.folder / 'training_state.pt'}: not the state of this model "
+            f"({type(error).__name__}: {error}); start the run anew"
         ) from error
-    restore_random_state(state["random"][group.rank])
     return progress
 
 

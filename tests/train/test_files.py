@@ -1,0 +1,94 @@
+"""Files are whole or absent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from univa.errors import UserError
+from univa.files import (
+    atomic_folder,
+    atomic_path,
+    atomic_write_json,
+    atomic_write_text,
+    recover_folder,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_replaces_when_whole(tmp_path: Path):
+    target = tmp_path / "new" / "scores.json"
+    atomic_write_json(target, {"é": 1})
+    atomic_write_json(target, {"é": 2})
+    assert json.loads(target.read_text(encoding="utf-8")) == {"é": 2}
+    assert names(target.parent) == ["scores.json"]
+
+
+def test_failure_leaves_the_old_file(tmp_path: Path):
+    target = tmp_path / "table.csv"
+    atomic_write_text(target, "old\r\n")
+
+    def fail():
+        with atomic_path(target) as temporary:
+            assert temporary.suffix == ".csv"
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_bytes() == b"old\r\n"
+    assert names(tmp_path) == ["table.csv"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_has_no_nan(value, tmp_path: Path):
+    with pytest.raises(ValueError, match="JSON"):
+        atomic_write_json(tmp_path / "a.json", {"loss": value})
+    assert names(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path):
+    with pytest.raises(UserError, match="this is a folder"):
+        atomic_write_text(tmp_path, "")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make this folder"):
+        atomic_write_text(tmp_path / "file" / "a.json", "")
+
+
+def test_folder_is_replaced_when_whole(tmp_path: Path):
+    target = tmp_path / "last"
+    for content in ("one", "two"):
+        with atomic_folder(target) as temporary:
+            (temporary / "a").write_text(content)
+    assert (target / "a").read_text() == "two"
+    assert names(tmp_path) == ["last"]
+
+
+def test_failure_leaves_the_old_folder(tmp_path: Path):
+    target = tmp_path / "last"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("old")
+
+    def fail():
+        with atomic_folder(target) as temporary:
+            (temporary / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (target / "a").read_text() == "old"
+    assert names(tmp_path) == ["last"]
+
+
+def test_recovers_from_a_crash_between_the_renames(tmp_path: Path):
+    assert not recover_folder(tmp_path / "last")
+    old = tmp_path / "last.old"
+    old.mkdir()
+    assert recover_folder(tmp_path / "last")
+    assert names(tmp_path) == ["last"]
+    old.mkdir()  # the crash came after both renames
+    assert recover_folder(tmp_path / "last")
+    assert names(tmp_path) == ["last"]
