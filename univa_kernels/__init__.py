@@ -8,13 +8,12 @@ The compiled extension serves when it is there; else plain PyTorch does. `build_
 
 from univa_kernels.backends import available_backends, build_info, use_backend
 from univa_kernels.functional import (
-    UniVALossOutput,
     contrastive_terms,
     emotion_correlation_prior,
-    univa_loss,
     va_supcon_loss,
 )
 from univa_kernels.losses import EmotionCorrelationPrior, UniVALoss, VASupConLoss
+from univa_kernels.objective import UniVALossOutput, univa_loss
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["as_coordinates", "choice", "embeddings_2d", "groups_1d", "in_range", "same_device"]
+__all__ = [
+    "as_coordinates",
+    "choice",
+    "embeddings_2d",
+    "groups_1d",
+    "in_range",
+    "learned_or_fixed",
+    "rows_1d",
+    "same_device",
+]
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -49,18 +58,11 @@ def as_coordinates(name: str, value: Tensor, like: Tensor, like_name: str) -> Te
 
 def groups_1d(name: str, value: Tensor | None, like: Tensor, like_name: str) -> Tensor | None:
     """Require integer [N] matching `like` [N, D], or None; return int64."""
+    value = rows_1d(name, value, like, like_name)
     if value is None:
         return None
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be an integer tensor [N], got {type(value).__name__}")
-    if value.shape != like.shape[:1]:
-        raise ValueError(
-            f"{name} must have shape [N] with one entry for each row of {like_name} "
-            f"({like.shape[0]}), got {list(value.shape)}"
-        )
     if value.is_floating_point() or value.is_complex():
         raise TypeError(f"{name} must be integers, got {value.dtype}")
-    same_device(name, value, like, like_name)
     return value.to(torch.int64)
 
 
@@ -86,6 +88,39 @@ def in_range(
             bound += f" and <= {high:g}"
         raise ValueError(f"{name} must be finite and {bound}, got {value}")
     return float(value)
+
+
+def learned_or_fixed(
+    name: str, value: float | Tensor, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor | None, float]:
+    """Split a positive number or a one-element tensor into (tensor or None, number).
+
+    The value of a tensor is not looked at: that would synchronise with its device.
+    """
+    if not isinstance(value, Tensor):
+        return None, in_range(name, value, 0, open_low=True)
+    if value.numel() != 1:
+        raise ValueError(f"{name} must be a number or one element, got shape {list(value.shape)}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating, got {value.dtype}")
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device} but embeddings are on {device}; move it")
+    return value.reshape(()).to(dtype), 1.0
+
+
+def rows_1d(name: str, value: Tensor | None, like: Tensor, like_name: str) -> Tensor | None:
+    """Require floating or integer [N] matching `like` [N, D], or None."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor [N], got {type(value).__name__}")
+    if value.shape != like.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape [N] with one entry for each row of {like_name} "
+            f"({like.shape[0]}), got {list(value.shape)}"
+        )
+    same_device(name, value, like, like_name)
+    return value
 
 
 def choice(name: str, value: object, options: tuple[object, ...]) -> None:

@@ -30,6 +30,7 @@ class Backend:
         unusable: says why it cannot run on this machine, or returns None.
         contrastive: as `univa_kernels.reference.contrastive`.
         correlation_prior: as `univa_kernels.reference.correlation_prior`.
+        objective: as `univa_kernels.reference.objective`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Backend:
     unusable: Callable[[], str | None]
     contrastive: Callable[..., tuple[Tensor, Tensor]]
     correlation_prior: Callable[..., Tensor]
+    objective: Callable[..., Tensor]
 
     def refuses(self, tensor: Tensor) -> str | None:
         """Why a call with `tensor` cannot be served, or None."""
@@ -69,6 +71,7 @@ _BACKENDS = (
         unusable=_cuda_missing,
         contrastive=ops.contrastive,
         correlation_prior=ops.correlation_prior,
+        objective=ops.objective,
     ),
     Backend(
         name="cpu",
@@ -77,6 +80,7 @@ _BACKENDS = (
         unusable=_extension_missing,
         contrastive=ops.contrastive,
         correlation_prior=ops.correlation_prior,
+        objective=ops.objective,
     ),
     Backend(
         name="reference",
@@ -85,6 +89,7 @@ _BACKENDS = (
         unusable=lambda: None,
         contrastive=reference.contrastive,
         correlation_prior=reference.correlation_prior,
+        objective=reference.objective,
     ),
 )
 _BY_NAME = {backend.name: backend for backend in _BACKENDS}

@@ -1,55 +1,62 @@
-"""Functional forms of the losses: argument checks, choice of backend, reduction."""
+"""Functional forms of loss and prior: argument checks, choice of backend, reduction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from univa_kernels import _checks, backends
+from univa_kernels.reference import accumulate_dtype
 
-__all__ = [
-    "UniVALossOutput",
-    "contrastive_terms",
-    "emotion_correlation_prior",
-    "univa_loss",
-    "va_supcon_loss",
-]
+__all__ = ["contrastive_terms", "emotion_correlation_prior", "va_supcon_loss"]
 
 NoPositives = Literal["skip", "zero", "error"]
 Reduction = Literal["none", "mean", "sum"]
 PriorForm = Literal["quadratic", "norm"]
+GroupPairs = Literal["positive", "exclude"]
+AnchorViews = Literal["all", "one"]
 
 
 def contrastive_terms(
     embeddings: Tensor,
     coordinates: Tensor,
     *,
-    temperature: float = 0.7,
+    temperature: float | Tensor = 0.7,
     radius: float = 0.1,
+    sigma: float | None = None,
     contrast_embeddings: Tensor | None = None,
     contrast_coordinates: Tensor | None = None,
     self_offset: int | None = None,
     groups: Tensor | None = None,
     contrast_groups: Tensor | None = None,
+    group_pairs: GroupPairs = "positive",
     self_weight: float = 0.0,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each anchor, and how many positives it has.
+    """Loss of each anchor, and the weight of its positives.
 
-    Arguments and errors are those of `va_supcon_loss`.
+    Arguments and errors are those of `va_supcon_loss`, for embeddings [N, D].
 
     Returns:
         losses [N] (0 where there is no positive) and the positives' total weight [N], both float64
         for float64 embeddings and float32 otherwise. Only the losses are differentiable.
+
+    Example:
+        >>> import torch, univa_kernels
+        >>> losses, count = univa_kernels.contrastive_terms(torch.eye(3), torch.tensor([0, 0, 1]))
+        >>> count.tolist()
+        [1.0, 1.0, 0.0]
     """
-    temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
-    radius = _checks.in_range("radius", radius, 0)
-    self_weight = _checks.in_range("self_weight", self_weight, 0, 1)
     _checks.embeddings_2d("embeddings", embeddings)
+    learned, fixed = _checks.learned_or_fixed(
+        "temperature", temperature, accumulate_dtype(embeddings.dtype), embeddings.device
+    )
+    radius = _checks.in_range("radius", radius, 0)
+    sigma = 0.0 if sigma is None else _checks.in_range("sigma", sigma, 0, open_low=True)
+    self_weight = _checks.in_range("self_weight", self_weight, 0, 1)
+    _checks.choice("group_pairs", group_pairs, ("positive", "exclude"))
     coordinates = _checks.as_coordinates("coordinates", coordinates, embeddings, "embeddings")
     groups = _checks.groups_1d("groups", groups, embeddings, "embeddings")
     if contrast_embeddings is None:
@@ -65,37 +72,14 @@ def contrastive_terms(
             isinstance(self_offset, bool) or not isinstance(self_offset, int)
         ):
             raise TypeError(f"self_offset must be an int or None, got {self_offset!r}")
-        _checks.embeddings_2d("contrast_embeddings", contrast_embeddings)
-        _checks.same_device("contrast_embeddings", contrast_embeddings, embeddings, "embeddings")
-        if contrast_embeddings.shape[1] != embeddings.shape[1]:
-            raise ValueError(
-                f"contrast_embeddings must have as many columns as embeddings: "
-                f"{contrast_embeddings.shape[1]} against {embeddings.shape[1]}"
-            )
-        if contrast_embeddings.dtype != embeddings.dtype:
-            raise TypeError(
-                f"contrast_embeddings are {contrast_embeddings.dtype} but embeddings are "
-                f"{embeddings.dtype}; convert one of them"
-            )
-        contrast_coordinates = _checks.as_coordinates(
-            "contrast_coordinates", contrast_coordinates, contrast_embeddings, "contrast_embeddings"
+        coordinates, contrast_coordinates, contrast_groups = _check_contrast(
+            embeddings,
+            coordinates,
+            groups,
+            contrast_embeddings,
+            contrast_coordinates,
+            contrast_groups,
         )
-        if contrast_coordinates.shape[1] != coordinates.shape[1]:
-            raise ValueError(
-                f"contrast_coordinates must have as many columns as coordinates: "
-                f"{contrast_coordinates.shape[1]} against {coordinates.shape[1]}"
-            )
-        dtype = torch.promote_types(coordinates.dtype, contrast_coordinates.dtype)
-        coordinates, contrast_coordinates = coordinates.to(dtype), contrast_coordinates.to(dtype)
-        contrast_groups = _checks.groups_1d(
-            "contrast_groups", contrast_groups, contrast_embeddings, "contrast_embeddings"
-        )
-        if (groups is None) != (contrast_groups is None):
-            raise ValueError("groups and contrast_groups go together: give both or neither")
-    if normalize:
-        embeddings = F.normalize(embeddings, dim=1)
-        if contrast_embeddings is not None:
-            contrast_embeddings = F.normalize(contrast_embeddings, dim=1)
     losses, stats = backends.select(embeddings).contrastive(
         embeddings,
         contrast_embeddings,
@@ -103,29 +87,75 @@ def contrastive_terms(
         contrast_coordinates,
         groups,
         contrast_groups,
-        temperature,
+        learned,
+        fixed,
         radius,
+        sigma,
         self_weight,
         self_offset,
+        group_pairs == "exclude",
+        normalize,
     )
     return losses, stats[1]
+
+
+def _check_contrast(
+    embeddings: Tensor,
+    coordinates: Tensor,
+    groups: Tensor | None,
+    contrast_embeddings: Tensor,
+    contrast_coordinates: Tensor,
+    contrast_groups: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Check a contrast set against the anchors; return both coordinates in one dtype, groups."""
+    _checks.embeddings_2d("contrast_embeddings", contrast_embeddings)
+    _checks.same_device("contrast_embeddings", contrast_embeddings, embeddings, "embeddings")
+    if contrast_embeddings.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"contrast_embeddings must have as many columns as embeddings: "
+            f"{contrast_embeddings.shape[1]} against {embeddings.shape[1]}"
+        )
+    if contrast_embeddings.dtype != embeddings.dtype:
+        raise TypeError(
+            f"contrast_embeddings are {contrast_embeddings.dtype} but embeddings are "
+            f"{embeddings.dtype}; convert one of them"
+        )
+    contrast_coordinates = _checks.as_coordinates(
+        "contrast_coordinates", contrast_coordinates, contrast_embeddings, "contrast_embeddings"
+    )
+    if contrast_coordinates.shape[1] != coordinates.shape[1]:
+        raise ValueError(
+            f"contrast_coordinates must have as many columns as coordinates: "
+            f"{contrast_coordinates.shape[1]} against {coordinates.shape[1]}"
+        )
+    dtype = torch.promote_types(coordinates.dtype, contrast_coordinates.dtype)
+    contrast_groups = _checks.groups_1d(
+        "contrast_groups", contrast_groups, contrast_embeddings, "contrast_embeddings"
+    )
+    if (groups is None) != (contrast_groups is None):
+        raise ValueError("groups and contrast_groups go together: give both or neither")
+    return coordinates.to(dtype), contrast_coordinates.to(dtype), contrast_groups
 
 
 def va_supcon_loss(
     embeddings: Tensor,
     coordinates: Tensor,
     *,
-    temperature: float = 0.7,
+    temperature: float | Tensor = 0.7,
     radius: float = 0.1,
+    sigma: float | None = None,
     contrast_embeddings: Tensor | None = None,
     contrast_coordinates: Tensor | None = None,
     self_offset: int | None = None,
     groups: Tensor | None = None,
     contrast_groups: Tensor | None = None,
+    group_pairs: GroupPairs = "positive",
     self_weight: float = 0.0,
+    sample_weights: Tensor | None = None,
     no_positives: NoPositives = "skip",
     reduction: Reduction = "mean",
     normalize: bool = False,
+    anchor_views: AnchorViews = "all",
 ) -> Tensor:
     """Supervised contrastive loss whose positives are close in a continuous label space.
 
@@ -134,29 +164,39 @@ def va_supcon_loss(
     the form). Memory is linear in the number of samples.
 
     Args:
-        embeddings: anchors, [N, D] float32, float64, bfloat16 or float16.
+        embeddings: anchors, [N, D] float32, float64, bfloat16 or float16; or [N, V, D], V views of
+            each sample, which share its coordinates and group.
         coordinates: their place in the label space, [N, p]; [N] stands for p = 1. Class labels
-            are p = 1 with radius 0.5.
-        temperature: divides the inner products; positive.
+            are p = 1 with radius 0.5, bit vectors with at most t differing bits p = L with radius
+            sqrt(t + 0.5) (`VASupConLoss.for_classes`, `.for_multilabel`).
+        temperature: divides the inner products; positive. A one-element tensor may require a
+            gradient, which is exact and costs no second pass; its value is not checked.
         radius: positives lie strictly closer than this (Euclidean); at least 0.
+        sigma: above 0, every pair is a positive of weight exp(-d^2 / (2 sigma^2)) at distance d,
+            and `radius` is ignored.
         contrast_embeddings: [M, D] to contrast with, of the same dtype; the anchors themselves
             by default.
         contrast_coordinates: [M, p], given exactly when `contrast_embeddings` is.
         self_offset: anchor i's own copy is row i + self_offset of the contrast set; None when it
             holds no copy of the anchors (a memory bank). 0 when contrasting with the anchors.
-        groups: [N] integers; samples of one group (a dialogue) are positives as well.
+        groups: [N] integers, for instance the dialogue of each sample.
         contrast_groups: [M] integers, given exactly when `groups` and `contrast_embeddings` are.
+        group_pairs: pairs of one group are positives as well ("positive"), or leave the loss
+            altogether, numerator and denominator ("exclude").
         self_weight: weight of the pair of a sample with itself, in [0, 1]. 0 leaves it out; 0.5
             gives, up to the constant log 2, the loss of two equal views as the authors' code has
             it.
+        sample_weights: [N], at least 0; multiply the anchors' losses, and divide the mean.
         no_positives: an anchor without positives is left out of the mean ("skip"), counts as 0
             ("zero"), or raises ("error", which synchronises with the device). If no anchor has
-            any, "skip" gives 0.
-        reduction: "mean", "sum", or "none" for [N] losses (0 where there is no positive).
+            any, "skip" gives 0. An anchor whose loss happens to be 0 is never left out.
+        reduction: "mean", "sum", or "none" for a loss per anchor, 0 where there is no positive.
         normalize: scale every embedding to unit L2 norm first.
+        anchor_views: with [N, V, D], every view is an anchor ("all") or the first one ("one").
 
     Returns:
-        0-dim tensor, or [N] with reduction "none": float64 for float64 embeddings, else float32.
+        0-dim tensor; with reduction "none" [N], or [N, V] where every view is an anchor. float64
+        for float64 embeddings, else float32. NaN in an embedding makes the loss NaN.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -171,33 +211,76 @@ def va_supcon_loss(
     """
     _checks.choice("no_positives", no_positives, ("skip", "zero", "error"))
     _checks.choice("reduction", reduction, ("none", "mean", "sum"))
-    losses, count = contrastive_terms(
+    _checks.choice("anchor_views", anchor_views, ("all", "one"))
+    views = 0
+    if isinstance(embeddings, Tensor) and embeddings.dim() == 3:
+        if contrast_embeddings is not None:
+            raise ValueError("contrast_embeddings need embeddings [N, D], without views")
+        count, views = embeddings.shape[:2]
+        if views == 0:
+            raise ValueError("embeddings [N, V, D] must have at least one view")
+        # Views one after the other, so that the first ones are the first N rows.
+        every = embeddings.transpose(0, 1).flatten(0, 1)  # [V N, D]
+        anchors = embeddings[:, 0]
+        coordinates = _checks.as_coordinates("coordinates", coordinates, anchors, "embeddings")
+        groups = _checks.groups_1d("groups", groups, anchors, "embeddings")
+        sample_weights = _checks.rows_1d("sample_weights", sample_weights, anchors, "embeddings")
+        every_coordinates = coordinates.repeat(views, 1)
+        every_groups = None if groups is None else groups.repeat(views)
+        if anchor_views == "all":
+            embeddings, coordinates, groups = every, every_coordinates, every_groups
+            if sample_weights is not None:
+                sample_weights = sample_weights.repeat(views)
+        else:
+            embeddings, contrast_embeddings = anchors, every
+            contrast_coordinates, contrast_groups = every_coordinates, every_groups
+            self_offset = 0
+    losses, count_of = contrastive_terms(
         embeddings,
         coordinates,
         temperature=temperature,
         radius=radius,
+        sigma=sigma,
         contrast_embeddings=contrast_embeddings,
         contrast_coordinates=contrast_coordinates,
         self_offset=self_offset,
         groups=groups,
         contrast_groups=contrast_groups,
+        group_pairs=group_pairs,
         self_weight=self_weight,
         normalize=normalize,
     )
-    some = count > 0
+    sample_weights = _checks.rows_1d("sample_weights", sample_weights, embeddings, "embeddings")
+    some = count_of > 0
     if no_positives == "error" and not bool(some.all()):
         row = int((~some).nonzero()[0])
         raise ValueError(
-            f"anchor {row} has no positive within radius {radius}; "
-            'widen the radius or pass no_positives="skip"'
+            f"anchor {row} has no positive"
+            + (f" within radius {radius}" if sigma is None else "")
+            + '; widen the radius or pass no_positives="skip"'
         )
+    if sample_weights is not None:
+        losses = losses * sample_weights.to(losses.dtype)
     if reduction == "none":
-        return losses
+        return losses.view(views, count).T if views and anchor_views == "all" else losses
     if reduction == "sum":
         return losses.sum()
+    return losses.sum() / _total_weight(some, sample_weights, no_positives, losses)
+
+
+def _total_weight(
+    some: Tensor, sample_weights: Tensor | None, no_positives: NoPositives, losses: Tensor
+) -> Tensor | int:
+    """What a mean divides by: the anchors that count, or their weights; 1 instead of 0."""
+    if sample_weights is not None:
+        counted = sample_weights.to(losses.dtype)
+        if no_positives == "skip":
+            counted = counted * some
+        total = counted.sum()
+        return total.where(total != 0, 1)
     if no_positives == "skip":
-        return losses.sum() / some.sum().clamp(min=1)
-    return losses.sum() / max(1, len(losses))
+        return some.sum().clamp(min=1)
+    return max(1, len(losses))
 
 
 def emotion_correlation_prior(
@@ -238,135 +321,3 @@ def emotion_correlation_prior(
     _checks.same_device("similarity", similarity, predictions, "predictions")
     similarity = similarity.to(predictions.dtype)
     return backends.select(predictions).correlation_prior(predictions, similarity, form)
-
-
-class UniVALossOutput(NamedTuple):
-    """The objective and its terms, each a 0-dim tensor.
-
-    Attributes:
-        total: (1 - alpha) (classification + prior) + alpha sum_m w_m contrastive[m] / 3.
-        classification: 1000 x KL divergence, or binary cross-entropy.
-        prior: the emotion-correlation prior; 0 without one.
-        contrastive: modality -> its contrastive loss, unweighted.
-    """
-
-    total: Tensor
-    classification: Tensor
-    prior: Tensor
-    contrastive: dict[str, Tensor]
-
-
-def univa_loss(
-    logits: Tensor,
-    labels: Tensor,
-    embeddings: Mapping[str, Tensor],
-    coordinates: Mapping[str, Tensor],
-    similarity: Tensor | None = None,
-    *,
-    temperature: float = 0.7,
-    radius: float = 0.1,
-    alpha: float = 0.45,
-    modality_weights: Mapping[str, float] | None = None,
-    classification: Literal["kl", "bce"] = "kl",
-    prior: PriorForm | None = None,
-    self_weight: float = 0.5,
-    no_positives: NoPositives = "skip",
-    normalize: bool = False,
-) -> UniVALossOutput:
-    """The UniVA objective (Zheng et al., ACM MM 2024; docs/mathematics.md).
-
-    L = (1 - alpha) (classification + eta) + alpha sum_m w_m L_m^CL / 3, where classification is
-    1000 KL(softmax(labels) || softmax(logits)), averaged over utterances and labels, or binary
-    cross-entropy on sigmoids. The prior sees log-softmax outputs ("norm") or the classifier's
-    probabilities ("quadratic").
-
-    Args:
-        logits: [B, L] floating.
-        labels: [B, L], 1 where the emotion is present, else 0 (intensities are accepted).
-        embeddings: modality -> [B, D_m].
-        coordinates: modality -> [B, 2] (valence, arousal). A modality of `embeddings` without
-            coordinates has no contrastive term.
-        similarity: [L, L]; needed when `prior` is not None.
-        temperature: of the contrastive terms; positive.
-        radius: of the contrastive terms.
-        alpha: weight of the contrastive part, in [0, 1].
-        modality_weights: modality -> weight w_m, at least 0; 1 where not given. The authors use
-            text 3, audio 1, vision 1 for MOSEI.
-        classification: "kl" or "bce".
-        prior: "norm", "quadratic", or None.
-        self_weight: as in `va_supcon_loss`; 0.5 is the authors' two equal views.
-        no_positives: as in `va_supcon_loss`.
-        normalize: scale embeddings to unit norm in the contrastive terms.
-
-    Returns:
-        `UniVALossOutput`.
-
-    Raises:
-        TypeError: wrong type or dtype.
-        ValueError: mismatched shapes, an unknown option, coordinates or a weight for a modality
-            that has no embeddings, a prior without similarity.
-    """
-    alpha = _checks.in_range("alpha", alpha, 0, 1)
-    _checks.choice("classification", classification, ("kl", "bce"))
-    _checks.choice("prior", prior, ("norm", "quadratic", None))
-    _checks.embeddings_2d("logits", logits)
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor [B, L], got {type(labels).__name__}")
-    if labels.shape != logits.shape:
-        raise ValueError(
-            f"labels must have the shape of logits {list(logits.shape)}, got {list(labels.shape)}"
-        )
-    _checks.same_device("labels", labels, logits, "logits")
-    for name in (*coordinates, *(modality_weights or {})):
-        if name not in embeddings:
-            raise ValueError(
-                f"coordinates or modality_weights name modality {name!r}, which embeddings lack; "
-                f"embeddings have {', '.join(embeddings) or 'none'}"
-            )
-    for name, value in embeddings.items():
-        _checks.embeddings_2d(f"embeddings[{name!r}]", value)
-        if len(value) != len(logits):
-            raise ValueError(
-                f"embeddings[{name!r}] must have one row for each row of logits: "
-                f"{len(value)} against {len(logits)}"
-            )
-
-    targets = labels.to(logits.dtype)
-    if classification == "kl":
-        log_probabilities = F.log_softmax(logits, dim=1)
-        divergence = F.kl_div(log_probabilities, targets.softmax(1), reduction="sum")
-        # The authors average over utterances and labels.
-        classified = 1000 * divergence / max(1, logits.numel())
-    else:
-        classified = F.binary_cross_entropy_with_logits(logits, targets)
-
-    eta = logits.new_zeros(())
-    if prior is not None:
-        if similarity is None:
-            raise ValueError(f"prior={prior!r} needs the similarity matrix [L, L]")
-        if prior == "norm":
-            predictions = F.log_softmax(logits, dim=1)
-        else:
-            predictions = logits.softmax(1) if classification == "kl" else logits.sigmoid()
-        eta = emotion_correlation_prior(predictions, similarity, form=prior)
-
-    weights = modality_weights or {}
-    terms: dict[str, Tensor] = {}
-    weighted = logits.new_zeros(())
-    for name, value in embeddings.items():
-        if name not in coordinates:
-            continue
-        terms[name] = va_supcon_loss(
-            value,
-            coordinates[name],
-            temperature=temperature,
-            radius=radius,
-            self_weight=self_weight,
-            no_positives=no_positives,
-            normalize=normalize,
-        )
-        weight = _checks.in_range(f"modality_weights[{name!r}]", weights.get(name, 1.0), 0)
-        # The paper's three modalities share the weight, also where one has no term.
-        weighted = weighted + weight / 3 * terms[name]
-    total = (1 - alpha) * (classified + eta) + alpha * weighted
-    return UniVALossOutput(total, classified, eta, terms)

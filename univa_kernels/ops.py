@@ -7,6 +7,7 @@ must stay importable when there is no extension: `LOAD_ERROR` then says why.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from univa_kernels.reference import accumulate_dtype
 
-__all__ = ["LOAD_ERROR", "contrastive", "correlation_prior", "extension_build_info"]
+__all__ = ["LOAD_ERROR", "contrastive", "correlation_prior", "extension_build_info", "objective"]
 
 LOAD_ERROR: str | None = None
 """Why the compiled extension is not there, or None when it is."""
@@ -39,10 +40,14 @@ def contrastive(
     contrast_coordinates: Tensor | None,
     anchor_groups: Tensor | None,
     contrast_groups: Tensor | None,
+    learned_temperature: Tensor | None,
     temperature: float,
     radius: float,
+    sigma: float,
     self_weight: float,
     self_offset: int | None,
+    exclude_groups: bool,
+    normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     """`univa_kernels.reference.contrastive` by the compiled kernel of the tensors' device."""
     return torch.ops.univa.contrastive_forward(
@@ -52,16 +57,60 @@ def contrastive(
         contrast_coordinates,
         anchor_groups,
         contrast_groups,
+        learned_temperature,
         temperature,
         radius,
+        sigma,
         self_weight,
         self_offset,
+        exclude_groups,
+        normalize,
     )
 
 
 def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Tensor:
     """`univa_kernels.reference.correlation_prior` by the compiled kernel of the device."""
     return torch.ops.univa.correlation_prior_forward(predictions, similarity, form)
+
+
+def objective(
+    logits: Tensor,
+    labels: Tensor,
+    similarity: Tensor | None,
+    embeddings: Sequence[Tensor],
+    coordinates: Sequence[Tensor],
+    weights: Sequence[float],
+    learned_temperature: Tensor | None,
+    temperature: float,
+    radius: float,
+    sigma: float,
+    alpha: float,
+    self_weight: float,
+    skip_rows: bool,
+    normalize: bool,
+    classification: str,
+    prior: str,
+) -> Tensor:
+    """`univa_kernels.reference.objective` in one call of the compiled kernel of the device."""
+    terms, _ = torch.ops.univa.objective_forward(
+        logits,
+        labels,
+        similarity,
+        embeddings,
+        coordinates,
+        weights,
+        learned_temperature,
+        temperature,
+        radius,
+        sigma,
+        alpha,
+        self_weight,
+        skip_rows,
+        normalize,
+        classification,
+        prior,
+    )
+    return terms
 
 
 def _contrastive_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -71,20 +120,31 @@ def _contrastive_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def _contrastive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:6], output[1])
-    ctx.options = inputs[6:]
+    ctx.save_for_backward(*inputs[:7], output[1])
+    ctx.options = inputs[7:]
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
 def _contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 10
-    anchors, contrast, *rest = ctx.saved_tensors
-    grad_anchors, grad_contrast = torch.ops.univa.contrastive_backward(
-        grad, anchors, contrast, *rest, *ctx.options
+        return (None,) * 14
+    saved = ctx.saved_tensors
+    contrast, learned, stats = saved[1], saved[6], saved[7]
+    grad_anchors, grad_contrast = torch.ops.univa.contrastive_backward(grad, *saved, *ctx.options)
+    of_temperature = None
+    if learned is not None:
+        # Both expectations were kept by the forward: no second pass (docs/mathematics.md, 1).
+        _, count, mean, energy = stats.unbind(0)
+        change = torch.where(count > 0, grad * (energy - mean), 0).sum()
+        of_temperature = -change.reshape(learned.shape) / learned
+    return (
+        grad_anchors,
+        None if contrast is None else grad_contrast,
+        *(None,) * 4,
+        of_temperature,
+        *(None,) * 7,
     )
-    return (grad_anchors, None if contrast is None else grad_contrast, *(None,) * 8)
 
 
 def _contrastive_backward_fake(
@@ -108,10 +168,87 @@ def _prior_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads, None)
 
 
+def _objective_fake(
+    logits: Tensor, labels: Tensor, similarity: Tensor | None, embeddings: list[Tensor], *_: Any
+) -> tuple[Tensor, Tensor]:
+    dtype, count = accumulate_dtype(logits.dtype), len(embeddings)
+    return (
+        logits.new_empty(3 + count, dtype=dtype),
+        logits.new_empty((count, 4, logits.shape[0]), dtype=dtype),
+    )
+
+
+def _objective_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, labels, similarity, embeddings, coordinates, weights, learned, *options = inputs
+    ctx.save_for_backward(logits, labels, similarity, learned, output[1], *embeddings, *coordinates)
+    ctx.weights, ctx.options = weights, options
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _objective_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+    logits, labels, similarity, learned, stats, *rows = ctx.saved_tensors
+    count = len(ctx.weights)
+    embeddings, coordinates = rows[:count], rows[count:]
+    if grad is None:
+        return (None, None, None, [None] * count, [None] * count, *(None,) * 11)
+    of_logits, of_similarity, of_temperature, of_embeddings = torch.ops.univa.objective_backward(
+        grad,
+        logits,
+        labels,
+        similarity,
+        embeddings,
+        coordinates,
+        learned,
+        stats,
+        ctx.weights,
+        *ctx.options,
+    )
+    used = similarity is not None and ctx.options[-1] != "none"
+    return (
+        of_logits,
+        None,
+        of_similarity if used else None,
+        of_embeddings,
+        [None] * count,
+        None,
+        None if learned is None else of_temperature.reshape(learned.shape),
+        *(None,) * 9,
+    )
+
+
+def _objective_backward_fake(
+    grad: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    similarity: Tensor | None,
+    embeddings: list[Tensor],
+    coordinates: list[Tensor],
+    learned: Tensor | None,
+    stats: Tensor,
+    weights: list[float],
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    used = similarity is not None and options[-1] != "none"
+    return (
+        logits.new_empty(logits.shape),
+        logits.new_empty(similarity.shape if used and similarity is not None else (0,)),
+        grad.new_empty((0,) if learned is None else ()),
+        [rows.new_empty(rows.shape) for rows in embeddings],
+    )
+
+
 def _no_double_backward(*_: Any) -> None:
     raise RuntimeError(
         "univa_kernels: the compiled losses can be differentiated once only; wrap the call in "
         'univa_kernels.use_backend("reference") for second derivatives'
+    )
+
+
+def _no_vmap(*_: Any) -> None:
+    raise RuntimeError(
+        "univa_kernels: the losses do not run under torch.vmap; a loss couples all rows of a "
+        "batch, so call it once per batch instead"
     )
 
 
@@ -122,7 +259,6 @@ def _register() -> None:
         "univa::contrastive_forward", _contrastive_grad, setup_context=_contrastive_setup
     )
     library.register_fake("univa::contrastive_backward", _contrastive_backward_fake)
-    library.register_autograd("univa::contrastive_backward", _no_double_backward)
     library.register_fake(
         "univa::correlation_prior_forward",
         lambda predictions, similarity, form: predictions.new_empty(()),
@@ -137,8 +273,18 @@ def _register() -> None:
             similarity.new_empty(similarity.shape),
         ),
     )
-    library.register_autograd("univa::correlation_prior_backward", _no_double_backward)
+    library.register_fake("univa::objective_forward", _objective_fake)
+    library.register_autograd(
+        "univa::objective_forward", _objective_grad, setup_context=_objective_setup
+    )
+    library.register_fake("univa::objective_backward", _objective_backward_fake)
+    for name in ("contrastive", "correlation_prior", "objective"):
+        library.register_autograd(f"univa::{name}_backward", _no_double_backward)
+        library.register_vmap(f"univa::{name}_forward", _no_vmap)
 
 
 if LOAD_ERROR is None:
-    _register()
+    try:
+        _register()
+    except RuntimeError as error:  # an extension left over from another version of this package
+        LOAD_ERROR = f"it does not fit this Python code, rebuild it ({error})"

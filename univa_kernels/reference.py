@@ -8,12 +8,14 @@ imports nothing of this package.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["accumulate_dtype", "contrastive", "correlation_prior"]
+__all__ = ["accumulate_dtype", "contrastive", "correlation_prior", "objective"]
 
 # Logits held at a time; a handful of temporaries of this size are alive in a block.
 _BLOCK_ELEMENTS = 1 << 21
@@ -31,10 +33,14 @@ def contrastive(
     contrast_coordinates: Tensor | None,
     anchor_groups: Tensor | None,
     contrast_groups: Tensor | None,
+    learned_temperature: Tensor | None,
     temperature: float,
     radius: float,
+    sigma: float,
     self_weight: float,
     self_offset: int | None,
+    exclude_groups: bool,
+    normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     """Supervised contrastive loss of each anchor over a label space (docs/mathematics.md, 1).
 
@@ -50,29 +56,46 @@ def contrastive(
         contrast_coordinates: [M, p], None exactly when `contrast` is.
         anchor_groups: [N] int64 or None.
         contrast_groups: [M] int64 or None.
+        learned_temperature: one element in the accumulate dtype, instead of `temperature`, or None.
         temperature: positive.
         radius: positives are strictly closer than this.
+        sigma: above 0, k_ij = exp(-|u_i - v_j|^2 / (2 sigma^2)) instead of the radius rule.
         self_weight: weight of the self pair, in [0, 1].
         self_offset: row i's own copy is contrast row i + self_offset; None when there is none.
+        exclude_groups: pairs of one group are no pairs at all, instead of positives.
+        normalize: scale every row to unit L2 norm first.
 
     Returns:
         losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax),
         both float64 for float64 embeddings, else float32. A row with n = 0 has loss 0. Only
-        `losses` is differentiable, with respect to anchors and contrast, also twice.
+        `losses` is differentiable, with respect to anchors, contrast and the learned temperature,
+        also twice.
     """
-    losses, stats = _Contrastive.apply(
-        anchors,
-        contrast,
-        anchor_coordinates,
-        contrast_coordinates,
-        anchor_groups,
-        contrast_groups,
-        temperature,
-        radius,
-        self_weight,
-        self_offset,
-    )
+    with torch.autocast(anchors.device.type, enabled=False):
+        if normalize:
+            anchors = F.normalize(anchors, dim=1)
+            contrast = None if contrast is None else F.normalize(contrast, dim=1)
+        options = _Options(temperature, radius, sigma, self_weight, self_offset, exclude_groups)
+        losses, stats = _Contrastive.apply(
+            anchors,
+            contrast,
+            anchor_coordinates,
+            contrast_coordinates,
+            anchor_groups,
+            contrast_groups,
+            learned_temperature,
+            options,
+        )
     return losses, stats
+
+
+class _Options(NamedTuple):
+    temperature: float
+    radius: float
+    sigma: float
+    self_weight: float
+    self_offset: int | None
+    exclude_groups: bool
 
 
 class _Pairs:
@@ -80,39 +103,48 @@ class _Pairs:
 
     def __init__(
         self,
+        first: int,
         anchors: Tensor,  # [n, D], rows first..first+n of all anchors
         contrast: Tensor,  # [M, D]
         coordinates: tuple[Tensor, Tensor],  # [n, p], [M, p]
         groups: tuple[Tensor, Tensor] | None,  # [n], [M]
-        first: int,
-        temperature: float,
-        radius: float,
-        self_weight: float,
-        self_offset: int | None,
+        temperature: Tensor | float,
+        options: _Options,
     ) -> None:
         dtype = accumulate_dtype(anchors.dtype)
         self.logits = anchors.to(dtype) @ contrast.to(dtype).T / temperature  # [n, M]
+        self.counted = self.logits  # log of the terms of Z, [n, M]
+        own = None
+        if options.self_offset is not None:
+            rows = torch.arange(first, first + len(anchors), device=anchors.device)
+            columns = torch.arange(len(contrast), device=anchors.device)
+            own = rows[:, None] + options.self_offset == columns[None, :]
+
         squared = torch.zeros(self.logits.shape, dtype=coordinates[0].dtype, device=anchors.device)
         for left, right in zip(coordinates[0].unbind(1), coordinates[1].unbind(1), strict=True):
             squared = squared + (left[:, None] - right[None, :]).square()
-        positive = squared.sqrt() < radius
+        if options.sigma > 0:
+            positives = (squared / (-2 * options.sigma**2)).exp().to(dtype)
+        else:
+            positives = (squared.sqrt() < options.radius).to(dtype)
         if groups is not None:
-            positive = positive | (groups[0][:, None] == groups[1][None, :])
-        self.positives = positive.to(dtype)  # k, [n, M]
-        self.counted = self.logits  # log of the terms of Z, [n, M]
-        if self_offset is not None:
-            rows = torch.arange(first, first + len(anchors), device=anchors.device)
-            columns = torch.arange(len(contrast), device=anchors.device)
-            own = rows[:, None] + self_offset == columns[None, :]
-            self.positives = self.positives.masked_fill(own, self_weight)
-            log_weight = math.log(self_weight) if self_weight > 0 else -math.inf
+            same = groups[0][:, None] == groups[1][None, :]
+            if options.exclude_groups:
+                positives = positives.masked_fill(same, 0)
+                left_out = same if own is None else same & ~own
+                self.counted = self.counted.masked_fill(left_out, -math.inf)
+            else:
+                positives = positives.masked_fill(same, 1)
+        if own is not None:
+            positives = positives.masked_fill(own, options.self_weight)
             # masked_fill, not +: an infinite own logit must not meet -inf.
             self.counted = (
-                self.logits.masked_fill(own, -math.inf)
-                if self_weight == 0
-                else torch.where(own, self.logits + log_weight, self.logits)
+                torch.where(own, self.logits + math.log(options.self_weight), self.counted)
+                if options.self_weight > 0
+                else self.counted.masked_fill(own, -math.inf)
             )
-        self.count = self.positives.sum(1)  # n_i, [n]
+        self.positives = positives  # k, [n, M]
+        self.count = positives.sum(1)  # n_i, [n]
         empty = torch.full_like(self.count, -math.inf)
         self.log_z = self.counted.logsumexp(1) if len(contrast) else empty
 
@@ -120,6 +152,10 @@ class _Pairs:
         """p_ij, [n, M]; 0 on a row without any pair."""
         finite = self.log_z.masked_fill(self.log_z == -math.inf, 0)
         return (self.counted - finite[:, None]).exp()
+
+    def weighted_logits(self, weights: Tensor) -> Tensor:
+        """Sum of weights x logits in each row; a pair of weight 0 counts 0, whatever its logit."""
+        return (weights * self.logits.where(weights != 0, 0)).sum(1)
 
 
 class _Contrastive(torch.autograd.Function):
@@ -131,10 +167,8 @@ class _Contrastive(torch.autograd.Function):
         for _, _, pairs in _blocks(*inputs):
             # With no positive the mean is over nothing: 0, and so is the row's loss.
             some = pairs.count > 0
-            mean = (pairs.positives * pairs.logits).sum(1) / pairs.count.where(some, 1)
-            # An own pair that does not count has p = 0, whatever its logit.
-            softmax = pairs.softmax()
-            energy = (softmax * pairs.logits.where(softmax != 0, 0)).sum(1)
+            mean = pairs.weighted_logits(pairs.positives) / pairs.count.where(some, 1)
+            energy = pairs.weighted_logits(pairs.softmax())
             loss = torch.where(some, pairs.log_z - mean, 0)
             blocks.append(torch.stack((loss, pairs.log_z, pairs.count, mean, energy)))
         dtype = accumulate_dtype(inputs[0].dtype)
@@ -144,8 +178,8 @@ class _Contrastive(torch.autograd.Function):
             else torch.zeros(5, 0, dtype=dtype, device=inputs[0].device)
         )
         losses, stats = table[0].clone(), table[1:].clone()
-        ctx.save_for_backward(*inputs[:6])
-        ctx.options = inputs[6:]
+        ctx.save_for_backward(*inputs[:7])
+        ctx.options = inputs[7]
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
         return losses, stats
@@ -153,25 +187,42 @@ class _Contrastive(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad = grads[0]
-        anchors, contrast, *rest = ctx.saved_tensors
         if grad is None:
-            return (None,) * 10
-        temperature = ctx.options[0]
-        dtype = accumulate_dtype(anchors.dtype)
-        others = (anchors if contrast is None else contrast).to(dtype)
-        grad_anchors: list[Tensor] = []
-        grad_others = torch.zeros_like(others)
-        for first, last, pairs in _blocks(anchors, contrast, *rest, *ctx.options):
-            some = pairs.count > 0
-            share = pairs.positives / pairs.count.where(some, 1)[:, None]
-            scale = torch.where(some, grad[first:last] / temperature, 0)
-            coefficient = scale[:, None] * (pairs.softmax() - share)  # [n, M]
-            grad_anchors.append(coefficient @ others)
-            grad_others = grad_others + coefficient.T @ anchors[first:last].to(dtype)
-        total = torch.cat(grad_anchors) if grad_anchors else torch.zeros_like(anchors, dtype=dtype)
-        if contrast is None:
-            return ((total + grad_others).to(anchors.dtype), *(None,) * 9)
-        return (total.to(anchors.dtype), grad_others.to(contrast.dtype), *(None,) * 8)
+            return (None,) * 8
+        anchors, contrast, *rest = ctx.saved_tensors
+        learned = rest[-1]
+        with torch.autocast(anchors.device.type, enabled=False):
+            dtype = accumulate_dtype(anchors.dtype)
+            temperature = ctx.options.temperature if learned is None else learned
+            others = (anchors if contrast is None else contrast).to(dtype)
+            grad_anchors: list[Tensor] = []
+            grad_others = torch.zeros_like(others)
+            grad_temperature = None if learned is None else torch.zeros_like(learned)
+            inputs = (anchors, contrast, *rest, ctx.options)
+            for first, last, pairs in _blocks(*inputs):
+                some = pairs.count > 0
+                share = pairs.positives / pairs.count.where(some, 1)[:, None]
+                scale = torch.where(some, grad[first:last], 0)
+                of_logits = scale[:, None] * (pairs.softmax() - share)  # dL / ds_ij, [n, M]
+                of_products = of_logits / temperature
+                grad_anchors.append(of_products @ others)
+                grad_others = grad_others + of_products.T @ anchors[first:last].to(dtype)
+                if grad_temperature is not None:
+                    change = pairs.weighted_logits(of_logits).sum() / temperature
+                    grad_temperature = grad_temperature - change
+            total = torch.cat(grad_anchors) if grad_anchors else torch.zeros_like(others[:0])
+            if contrast is None:
+                mine, theirs = (total + grad_others).to(anchors.dtype), None
+            else:
+                mine, theirs = total.to(anchors.dtype), grad_others.to(contrast.dtype)
+        return (mine, theirs, None, None, None, None, grad_temperature, None)
+
+    @staticmethod
+    def vmap(*_: Any) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "univa_kernels: the losses do not run under torch.vmap; a loss couples all rows of a "
+            "batch, so call it once per batch instead"
+        )
 
 
 def _blocks(
@@ -181,38 +232,29 @@ def _blocks(
     contrast_coordinates: Tensor | None,
     anchor_groups: Tensor | None,
     contrast_groups: Tensor | None,
-    temperature: float,
-    radius: float,
-    self_weight: float,
-    self_offset: int | None,
-) -> Any:
+    learned_temperature: Tensor | None,
+    options: _Options,
+) -> Iterator[tuple[int, int, _Pairs]]:
     """Yield (first, last, _Pairs) over blocks of anchors."""
     if contrast is None or contrast_coordinates is None:
         contrast, contrast_coordinates, contrast_groups = anchors, anchor_coordinates, anchor_groups
-        self_offset = 0
+        options = options._replace(self_offset=0)
+    temperature = options.temperature if learned_temperature is None else learned_temperature
     step = max(1, _BLOCK_ELEMENTS // max(1, len(contrast)))
     for first in range(0, len(anchors), step):
         last = min(first + step, len(anchors))
         groups = None
         if anchor_groups is not None and contrast_groups is not None:
             groups = (anchor_groups[first:last], contrast_groups)
-        pairs = _Pairs(
-            anchors[first:last],
-            contrast,
-            (anchor_coordinates[first:last], contrast_coordinates),
-            groups,
+        coordinates = (anchor_coordinates[first:last], contrast_coordinates)
+        yield (
             first,
-            temperature,
-            radius,
-            self_weight,
-            self_offset,
+            last,
+            _Pairs(first, anchors[first:last], contrast, coordinates, groups, temperature, options),
         )
-        yield first, last, pairs
 
 
-def correlation_prior(
-    predictions: Tensor, similarity: Tensor, form: Literal["quadratic", "norm"]
-) -> Tensor:
+def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Tensor:
     """Emotion-correlation prior eta (docs/mathematics.md, section 2).
 
     "quadratic": (1/N) sum_i sum_jl M_jl (y_ij - y_il)^2. "norm": (1/N) sum_jl M_jl |y_.j - y_.l|_2
@@ -235,3 +277,86 @@ def correlation_prior(
         distance = distance.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
     total = (similarity.to(dtype) * distance).sum() / max(1, len(predictions))
     return total.to(predictions.dtype)
+
+
+def objective(
+    logits: Tensor,
+    labels: Tensor,
+    similarity: Tensor | None,
+    embeddings: Sequence[Tensor],
+    coordinates: Sequence[Tensor],
+    weights: Sequence[float],
+    learned_temperature: Tensor | None,
+    temperature: float,
+    radius: float,
+    sigma: float,
+    alpha: float,
+    self_weight: float,
+    skip_rows: bool,
+    normalize: bool,
+    classification: str,
+    prior: str,
+) -> Tensor:
+    """The UniVA objective and its terms (docs/mathematics.md, section 3).
+
+    Args:
+        logits: [B, L] floating.
+        labels: [B, L] of any real dtype.
+        similarity: [L, L] in the dtype of `logits`; None without a prior.
+        embeddings: M tensors [B, D_m] in the dtype of `logits`.
+        coordinates: M tensors [B, p] float32 or float64.
+        weights: M weights.
+        learned_temperature: as in `contrastive`.
+        temperature: as in `contrastive`.
+        radius: as in `contrastive`.
+        sigma: as in `contrastive`.
+        alpha: weight of the contrastive part.
+        self_weight: as in `contrastive`.
+        skip_rows: leave rows without positives out of a modality's mean.
+        normalize: as in `contrastive`.
+        classification: "kl" or "bce".
+        prior: "none", "norm" or "quadratic".
+
+    Returns:
+        [3 + M] in the accumulate dtype: total, classification, prior, contrastive of each modality.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = logits.to(accumulate_dtype(logits.dtype))
+        targets = labels.to(scores.dtype)
+        if classification == "kl":
+            # The authors average over utterances and labels.
+            divergence = F.kl_div(scores.log_softmax(1), targets.softmax(1), reduction="sum")
+            classified = 1000 * divergence / max(1, scores.numel())
+        else:
+            entropy = F.binary_cross_entropy_with_logits(scores, targets, reduction="sum")
+            classified = entropy / max(1, scores.numel())
+        eta = scores.new_zeros(())
+        if prior != "none" and similarity is not None:
+            if prior == "norm":
+                predictions = scores.log_softmax(1)
+            else:
+                predictions = scores.softmax(1) if classification == "kl" else scores.sigmoid()
+            eta = correlation_prior(predictions, similarity.to(scores.dtype), prior)
+        terms = []
+        for rows, points in zip(embeddings, coordinates, strict=True):
+            losses, stats = contrastive(
+                rows,
+                None,
+                points,
+                None,
+                None,
+                None,
+                learned_temperature,
+                temperature,
+                radius,
+                sigma,
+                self_weight,
+                0,
+                False,
+                normalize,
+            )
+            counted = (stats[1] > 0).sum().clamp(min=1) if skip_rows else max(1, len(losses))
+            terms.append(losses.sum() / counted)
+        weighted = sum((w / 3 * t for w, t in zip(weights, terms, strict=True)), start=0 * eta)
+        total = (1 - alpha) * (classified + eta) + alpha * weighted
+        return torch.stack((total, classified, eta, *terms))

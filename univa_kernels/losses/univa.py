@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from univa_kernels import _checks
-from univa_kernels.functional import NoPositives, PriorForm, UniVALossOutput, univa_loss
+from univa_kernels.functional import PriorForm
+from univa_kernels.objective import UniVALossOutput, univa_loss
 
 __all__ = ["UniVALoss"]
 
 
 class UniVALoss(nn.Module):
     """Module form of `univa_kernels.univa_loss`, which describes the arguments and errors.
+
+    With `learn_temperature` the temperature is a parameter (its logarithm, so that it stays
+    positive), starting at `temperature`.
 
     Example:
         >>> import torch
@@ -35,41 +41,57 @@ class UniVALoss(nn.Module):
         *,
         temperature: float = 0.7,
         radius: float = 0.1,
+        sigma: float | None = None,
         alpha: float = 0.45,
         modality_weights: Mapping[str, float] | None = None,
         classification: Literal["kl", "bce"] = "kl",
         prior: PriorForm | None = None,
         self_weight: float = 0.5,
-        no_positives: NoPositives = "skip",
+        no_positives: Literal["skip", "zero"] = "skip",
         normalize: bool = False,
+        learn_temperature: bool = False,
     ) -> None:
         super().__init__()
-        self.temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
+        temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
+        self.log_temperature = (
+            nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
+        )
+        self._temperature = temperature
         self.radius = _checks.in_range("radius", radius, 0)
+        self.sigma = None if sigma is None else _checks.in_range("sigma", sigma, 0, open_low=True)
         self.alpha = _checks.in_range("alpha", alpha, 0, 1)
         self.self_weight = _checks.in_range("self_weight", self_weight, 0, 1)
         _checks.choice("classification", classification, ("kl", "bce"))
         _checks.choice("prior", prior, ("norm", "quadratic", None))
-        _checks.choice("no_positives", no_positives, ("skip", "zero", "error"))
+        _checks.choice("no_positives", no_positives, ("skip", "zero"))
         self.modality_weights = {
             name: _checks.in_range(f"modality_weights[{name!r}]", weight, 0)
             for name, weight in (modality_weights or {}).items()
         }
         self.classification: Literal["kl", "bce"] = classification
         self.prior: PriorForm | None = prior
-        self.no_positives: NoPositives = no_positives
+        self.no_positives: Literal["skip", "zero"] = no_positives
         self.normalize = normalize
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """The number, or the 0-dim tensor that learns."""
+        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(
         self,
         logits: Tensor,
         labels: Tensor,
-        embeddings: Mapping[str, Tensor],
-        coordinates: Mapping[str, Tensor],
+        embeddings: Mapping[str, Tensor] | Tensor,
+        coordinates: Mapping[str, Tensor] | Tensor,
         similarity: Tensor | None = None,
     ) -> UniVALossOutput:
         """Return the objective and its terms for one batch."""
-        weights = {k: v for k, v in self.modality_weights.items() if k in embeddings}
+        present = (
+            self.modality_weights
+            if isinstance(embeddings, Tensor)
+            else {k: w for k, w in self.modality_weights.items() if k in embeddings}
+        )
         return univa_loss(
             logits,
             labels,
@@ -78,8 +100,9 @@ class UniVALoss(nn.Module):
             similarity,
             temperature=self.temperature,
             radius=self.radius,
+            sigma=self.sigma,
             alpha=self.alpha,
-            modality_weights=weights,
+            modality_weights=present,
             classification=self.classification,
             prior=self.prior,
             self_weight=self.self_weight,
@@ -90,7 +113,7 @@ class UniVALoss(nn.Module):
     def extra_repr(self) -> str:
         """Show the options in `repr`."""
         return (
-            f"temperature={self.temperature}, radius={self.radius}, alpha={self.alpha}, "
+            f"temperature={self._temperature}, radius={self.radius}, alpha={self.alpha}, "
             f"modality_weights={self.modality_weights}, classification={self.classification!r}, "
             f"prior={self.prior!r}, self_weight={self.self_weight}"
         )

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from univa_kernels import _checks
-from univa_kernels.functional import NoPositives, Reduction, va_supcon_loss
+from univa_kernels.functional import (
+    AnchorViews,
+    GroupPairs,
+    NoPositives,
+    Reduction,
+    va_supcon_loss,
+)
 
 __all__ = ["VASupConLoss"]
 
@@ -16,10 +26,15 @@ class VASupConLoss(nn.Module):
     Args:
         temperature: divides the inner products; positive.
         radius: positives lie strictly closer than this; at least 0.
+        sigma: width of gaussian positives, instead of the radius rule; None or positive.
         self_weight: weight of a sample's pair with itself, in [0, 1].
+        group_pairs: "positive" or "exclude".
         no_positives: "skip", "zero" or "error".
         reduction: "mean", "sum" or "none".
         normalize: scale embeddings to unit L2 norm first.
+        anchor_views: "all" or "one", with embeddings [N, V, D].
+        learn_temperature: make the temperature a parameter (its logarithm, so that it stays
+            positive), starting at `temperature`.
 
     Example:
         >>> import torch
@@ -34,20 +49,70 @@ class VASupConLoss(nn.Module):
         temperature: float = 0.7,
         radius: float = 0.1,
         *,
+        sigma: float | None = None,
         self_weight: float = 0.0,
+        group_pairs: GroupPairs = "positive",
         no_positives: NoPositives = "skip",
         reduction: Reduction = "mean",
         normalize: bool = False,
+        anchor_views: AnchorViews = "all",
+        learn_temperature: bool = False,
     ) -> None:
         super().__init__()
-        self.temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
+        temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
+        self.log_temperature = (
+            nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
+        )
+        self._temperature = temperature
         self.radius = _checks.in_range("radius", radius, 0)
+        self.sigma = None if sigma is None else _checks.in_range("sigma", sigma, 0, open_low=True)
         self.self_weight = _checks.in_range("self_weight", self_weight, 0, 1)
+        _checks.choice("group_pairs", group_pairs, ("positive", "exclude"))
         _checks.choice("no_positives", no_positives, ("skip", "zero", "error"))
         _checks.choice("reduction", reduction, ("none", "mean", "sum"))
+        _checks.choice("anchor_views", anchor_views, ("all", "one"))
+        self.group_pairs: GroupPairs = group_pairs
         self.no_positives: NoPositives = no_positives
         self.reduction: Reduction = reduction
         self.normalize = normalize
+        self.anchor_views: AnchorViews = anchor_views
+
+    @classmethod
+    def for_classes(cls, temperature: float = 0.1, **options: Any) -> VASupConLoss:
+        """The loss over class labels: `coordinates` are integers [N], equal ones are positives.
+
+        Khosla et al., NeurIPS 2020, Eq. 2. `options` are those of the constructor but `radius`.
+
+        Example:
+            >>> import torch
+            >>> from univa_kernels import VASupConLoss
+            >>> loss = VASupConLoss.for_classes(normalize=True)
+            >>> float(loss(torch.eye(4), torch.tensor([0, 0, 1, 1]))) > 0
+            True
+        """
+        return cls(temperature, 0.5, **options)
+
+    @classmethod
+    def for_multilabel(
+        cls, temperature: float = 0.1, *, max_hamming: int = 0, **options: Any
+    ) -> VASupConLoss:
+        """The loss over label sets: `coordinates` are bits [N, L].
+
+        Samples whose bits differ in at most `max_hamming` places are positives. `options` are
+        those of the constructor but `radius`.
+
+        Raises:
+            ValueError: `max_hamming` is not a whole number of at least 0.
+        """
+        if isinstance(max_hamming, bool) or not isinstance(max_hamming, int) or max_hamming < 0:
+            raise ValueError(f"max_hamming must be a whole number >= 0, got {max_hamming!r}")
+        # The squared distance of bit vectors is their Hamming distance.
+        return cls(temperature, math.sqrt(max_hamming + 0.5), **options)
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """The number, or the 0-dim tensor that learns."""
+        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(
         self,
@@ -59,28 +124,34 @@ class VASupConLoss(nn.Module):
         self_offset: int | None = None,
         groups: Tensor | None = None,
         contrast_groups: Tensor | None = None,
+        sample_weights: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss of `embeddings` [N, D] at `coordinates` [N, p]."""
+        """Return the loss of `embeddings` [N, D] or [N, V, D] at `coordinates` [N, p]."""
         return va_supcon_loss(
             embeddings,
             coordinates,
             temperature=self.temperature,
             radius=self.radius,
+            sigma=self.sigma,
             contrast_embeddings=contrast_embeddings,
             contrast_coordinates=contrast_coordinates,
             self_offset=self_offset,
             groups=groups,
             contrast_groups=contrast_groups,
+            group_pairs=self.group_pairs,
             self_weight=self.self_weight,
+            sample_weights=sample_weights,
             no_positives=self.no_positives,
             reduction=self.reduction,
             normalize=self.normalize,
+            anchor_views=self.anchor_views,
         )
 
     def extra_repr(self) -> str:
         """Show the options in `repr`."""
+        rule = f"radius={self.radius}" if self.sigma is None else f"sigma={self.sigma}"
         return (
-            f"temperature={self.temperature}, radius={self.radius}, "
-            f"self_weight={self.self_weight}, no_positives={self.no_positives!r}, "
-            f"reduction={self.reduction!r}, normalize={self.normalize}"
+            f"temperature={self._temperature}, {rule}, self_weight={self.self_weight}, "
+            f"no_positives={self.no_positives!r}, reduction={self.reduction!r}, "
+            f"normalize={self.normalize}, learn_temperature={self.log_temperature is not None}"
         )
