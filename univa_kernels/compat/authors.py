@@ -1,4 +1,4 @@
-"""Drop-in replacements for other implementations of supervised contrastive losses."""
+"""The contrastive loss of the UniVA authors' repository, NUSTM/UniVA."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from univa_kernels import _checks
+from univa_kernels.compat import _inputs
 from univa_kernels.functional import va_supcon_loss
 
 __all__ = ["VA_aware_SupConLoss"]
@@ -52,7 +53,7 @@ class VA_aware_SupConLoss(nn.Module):
         super().__init__()
         self.temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
         _checks.choice("contrast_mode", contrast_mode, ("one", "all"))
-        self.contrast_mode = contrast_mode
+        self.contrast_mode: Literal["one", "all"] = contrast_mode
         self.base_temperature = base_temperature
 
     def forward(
@@ -77,19 +78,15 @@ class VA_aware_SupConLoss(nn.Module):
             TypeError: wrong type or dtype.
             ValueError: wrong shape, or `va_labels` or `thres_dict` is missing.
         """
-        if not isinstance(features, Tensor) or features.dim() < 3:
-            shape = list(features.shape) if isinstance(features, Tensor) else type(features)
-            raise ValueError(f"features must have shape [B, V, ...] with V views, got {shape}")
+        features = _inputs.views(features)  # [B, V, D]
         if va_labels is None or thres_dict is None:
             raise ValueError("va_labels [B, 2] and thres_dict (the radius) must be given")
-        views = features.shape[1]
         groups = None
         if batch_belong_diaID is not None:
             groups = _group_numbers(batch_belong_diaID, features.device)
-        first, *others = features.flatten(2).unbind(1)  # [B, D] each
-        if self.contrast_mode == "one" and views == 2 and features.stride(1) == 0:
+        if self.contrast_mode == "one" and features.shape[1] == 2 and features.stride(1) == 0:
             loss = va_supcon_loss(
-                first,
+                features[:, 0],
                 va_labels,
                 temperature=self.temperature,
                 radius=thres_dict,
@@ -97,27 +94,13 @@ class VA_aware_SupConLoss(nn.Module):
                 self_weight=0.5,
             )
             return loss + math.log(2)
-        every = torch.cat((first, *others))  # [V B, D]
-        repeated = va_labels.repeat(views, 1)
-        all_groups = None if groups is None else groups.repeat(views)
-        if self.contrast_mode == "all":
-            return va_supcon_loss(
-                every,
-                repeated,
-                temperature=self.temperature,
-                radius=thres_dict,
-                groups=all_groups,
-            )
         return va_supcon_loss(
-            first,
+            features,
             va_labels,
             temperature=self.temperature,
             radius=thres_dict,
-            contrast_embeddings=every,
-            contrast_coordinates=repeated,
-            self_offset=0,
             groups=groups,
-            contrast_groups=all_groups,
+            anchor_views=self.contrast_mode,
         )
 
 
