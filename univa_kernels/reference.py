@@ -72,9 +72,10 @@ def contrastive(
         also twice.
     """
     with torch.autocast(anchors.device.type, enabled=False):
-        if normalize:
-            anchors = F.normalize(anchors, dim=1)
-            contrast = None if contrast is None else F.normalize(contrast, dim=1)
+        if normalize:  # unit rows in half precision would not be of unit length
+            dtype = accumulate_dtype(anchors.dtype)
+            anchors = F.normalize(anchors.to(dtype), dim=1)
+            contrast = None if contrast is None else F.normalize(contrast.to(dtype), dim=1)
         options = _Options(temperature, radius, sigma, self_weight, self_offset, exclude_groups)
         losses, stats = _Contrastive.apply(
             anchors,
@@ -162,7 +163,7 @@ class _Contrastive(torch.autograd.Function):
     """Row blocks forward; the backward recomputes them, out of differentiable operations."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         blocks = []
         for _, _, pairs in _blocks(*inputs):
             # With no positive the mean is over nothing: 0, and so is the row's loss.
@@ -177,12 +178,14 @@ class _Contrastive(torch.autograd.Function):
             if blocks
             else torch.zeros(5, 0, dtype=dtype, device=inputs[0].device)
         )
-        losses, stats = table[0].clone(), table[1:].clone()
+        return table[0].clone(), table[1:].clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:7])
         ctx.options = inputs[7]
-        ctx.mark_non_differentiable(stats)
+        ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        return losses, stats
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

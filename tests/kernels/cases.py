@@ -24,21 +24,23 @@ class Case:
     options: dict[str, Any]
     extra: dict[str, Tensor] = field(default_factory=dict)
 
-    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, ...]:
-        """Leaves that need gradients: anchors, and the contrast set if there is one."""
-        leaves = [self.embeddings]
+    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+        """Leaves that need gradients: anchors, contrast set and temperature, where they are."""
+        leaves = {"embeddings": self.embeddings.to(device, dtype)}
         if "contrast_embeddings" in self.extra:
-            leaves.append(self.extra["contrast_embeddings"])
-        return tuple(leaf.to(device, dtype).detach().requires_grad_() for leaf in leaves)
+            leaves["contrast_embeddings"] = self.extra["contrast_embeddings"].to(device, dtype)
+        if "temperature" in self.extra:
+            kept = torch.promote_types(dtype, torch.float32)
+            leaves["temperature"] = self.extra["temperature"].to(device, kept)
+        return {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
 
-    def call(self, function: Any, leaves: tuple[Tensor, ...], *, as_float64: bool = False) -> Any:
+    def call(self, function: Any, leaves: dict[str, Tensor]) -> Any:
         """Run `function(embeddings, coordinates, ...)` on `leaves`."""
-        device = leaves[0].device
-        extra = {k: v.to(device) for k, v in self.extra.items() if k != "contrast_embeddings"}
-        if len(leaves) > 1:
-            extra["contrast_embeddings"] = leaves[1].double() if as_float64 else leaves[1]
-        anchors = leaves[0].double() if as_float64 else leaves[0]
-        return function(anchors, self.coordinates.to(device), **self.options, **extra)
+        device = leaves["embeddings"].device
+        extra = {name: value.to(device) for name, value in self.extra.items()}
+        return function(
+            coordinates=self.coordinates.to(device), **{**self.options, **extra, **leaves}
+        )
 
 
 @st.composite
@@ -58,7 +60,13 @@ def cases(draw: st.DrawFn, *, max_n: int = 40, max_d: int = 24) -> Case:
         "radius": draw(st.sampled_from([0.0, 0.125, 0.25, 0.3, 0.5, 10.0])),
         "self_weight": draw(st.sampled_from([0.0, 0.5, 1.0])),
     }
+    if draw(st.booleans()):
+        options["sigma"] = draw(st.sampled_from([0.1, 0.5]))
+    if draw(st.booleans()):
+        options["normalize"] = True
     extra: dict[str, Tensor] = {}
+    if draw(st.booleans()):
+        extra["temperature"] = torch.tensor(options.pop("temperature"), dtype=torch.float64)
     m = n
     if draw(st.booleans()):
         m = draw(st.integers(1, max_n))
@@ -68,6 +76,7 @@ def cases(draw: st.DrawFn, *, max_n: int = 40, max_d: int = 24) -> Case:
         extra["contrast_coordinates"] = coordinates(m)
         options["self_offset"] = draw(st.one_of(st.none(), st.integers(-n, m)))
     if draw(st.booleans()):
+        options["group_pairs"] = draw(st.sampled_from(["positive", "exclude"]))
         extra["groups"] = torch.randint(0, 5, (n,), generator=generator)
         if "contrast_embeddings" in extra:
             extra["contrast_groups"] = torch.randint(0, 5, (m,), generator=generator)

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.kernels import truth
@@ -21,9 +23,9 @@ from univa_kernels.compat import VA_aware_SupConLoss
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)
-def _backend(request):
+def _backend_name(request):
     with use_backend(request.param):
-        yield
+        yield request.param
 
 
 def batch(size=10, dtype=torch.float64):
@@ -82,6 +84,117 @@ def test_objective_is_its_formula(classification, prior):
     torch.testing.assert_close(got.total, total)
 
 
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    size=st.integers(1, 20),
+    labels=st.integers(1, 7),
+    names=st.sets(st.sampled_from(["text", "audio", "vision"])),
+    without=st.sampled_from(["text", "audio", None]),
+    options=st.fixed_dictionaries(
+        {
+            "alpha": st.sampled_from([0.0, 0.45, 1.0]),
+            "radius": st.sampled_from([0.1, 0.5, 3.0]),
+            "sigma": st.sampled_from([None, 0.3]),
+            "classification": st.sampled_from(["kl", "bce"]),
+            "prior": st.sampled_from([None, "norm", "quadratic"]),
+            "self_weight": st.sampled_from([0.0, 0.5]),
+            "no_positives": st.sampled_from(["skip", "zero"]),
+            "normalize": st.booleans(),
+        }
+    ),
+    learn=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 2**31),
+)
+def test_objective_and_gradients_match_the_truth(
+    _backend_name, size, labels, names, without, options, learn, dtype, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+
+    def tensor(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    dims = {"text": 5, "audio": 9, "vision": 3}
+    leaves = {"logits": tensor(size, labels), "similarity": tensor(labels, labels)}
+    leaves |= {name: tensor(size, dims[name]) for name in sorted(names)}
+    if learn:
+        leaves["temperature"] = torch.tensor(0.6)
+    targets = torch.randint(0, 2, (size, labels), generator=generator)
+    va = {
+        name: torch.randint(-4, 5, (size, 2), generator=generator) / 8
+        for name in sorted(names - {without})
+    }
+    upstream = torch.randn(3 + len(va), generator=generator).double()
+
+    def evaluate(function, convert):
+        rows = {name: convert(leaf).requires_grad_() for name, leaf in leaves.items()}
+        embeddings = {name: rows[name] for name in rows if name in dims}
+        temperature = rows.get("temperature", 0.6)
+        terms = function(rows["logits"], targets, embeddings, va, rows["similarity"], temperature)
+        total = (terms * upstream.to(terms.dtype)).sum()
+        grads = torch.autograd.grad(total, list(rows.values()), allow_unused=True)
+        zero = [torch.zeros_like(leaf) for leaf in rows.values()]
+        filled = [z if g is None else g for g, z in zip(grads, zero, strict=True)]
+        return terms.detach(), dict(zip(rows, filled, strict=True))
+
+    def ours(logits, targets, embeddings, va, similarity, temperature):
+        given_similarity = None if options["prior"] is None else similarity
+        output = univa_loss(
+            logits, targets, embeddings, va, given_similarity, temperature=temperature, **options
+        )
+        return torch.stack((*output[:3], *output.contrastive.values()))
+
+    def exact(logits, targets, embeddings, va, similarity, temperature):
+        return truth.objective(
+            logits, targets, embeddings, va, similarity, temperature=temperature, **options
+        )
+
+    with use_backend(_backend_name):
+        terms, grads = evaluate(ours, lambda leaf: leaf.clone())
+    want, true = evaluate(exact, lambda leaf: leaf.double().clone())
+    half = dtype == torch.bfloat16
+    tolerance = 1e-11 if dtype == torch.float64 else 2e-5
+    if dtype == torch.float64 and learn:
+        tolerance = 1e-6  # the temperature itself is given in float32 there
+    size_of_terms = max(1.0, want.abs().max().item())
+    assert (terms.double() - want).abs().max() <= tolerance * size_of_terms
+    for name, grad in grads.items():
+        scale = max(0.1, true[name].abs().max().item())
+        bound = 2**-7 if half and name != "temperature" else 5 * tolerance
+        assert (grad.double() - true[name]).abs().max() <= bound * scale, name
+
+
+def test_objective_takes_stacked_modalities():
+    data = batch()
+    order = ("text", "audio", "vision")
+    stacked = {
+        **data,
+        "embeddings": torch.stack([data["embeddings"][name] for name in order]),
+        "coordinates": torch.stack([data["coordinates"][name] for name in order]),
+    }
+    one, other = univa_loss(**data, prior="norm"), univa_loss(**stacked, prior="norm")
+    assert torch.equal(one.total, other.total)
+    assert list(other.contrastive) == list(order)
+
+
+def test_mixed_dtypes_are_widened():
+    data = batch(dtype=torch.float32)
+    half = {name: rows.bfloat16() for name, rows in data["embeddings"].items()}
+    mixed = univa_loss(**{**data, "embeddings": half})
+    wide = univa_loss(**{**data, "embeddings": {name: rows.float() for name, rows in half.items()}})
+    assert torch.equal(mixed.total, wide.total)
+
+
+def test_objective_learns_its_temperature():
+    data = batch(dtype=torch.float32)
+    loss = UniVALoss(temperature=0.4, learn_temperature=True)
+    loss(**data).total.backward()
+    assert loss.log_temperature.grad.abs() > 0
+    assert "temperature=0.4" in repr(loss)
+
+
 def test_modules_equal_their_functions():
     data = batch(dtype=torch.float32)
     text, va = data["embeddings"]["text"], data["coordinates"]["text"]
@@ -137,6 +250,31 @@ ROWS, VA = torch.randn(4, 3), torch.rand(4, 2)
         (TypeError, "coordinates must be a tensor", (ROWS, None), {}),
         (ValueError, "temperature must be finite and > 0", (ROWS, VA), {"temperature": 0}),
         (ValueError, "temperature", (ROWS, VA), {"temperature": float("nan")}),
+        (ValueError, "temperature must be a number or", (ROWS, VA), {"temperature": VA}),
+        (
+            TypeError,
+            "temperature must be floating",
+            (ROWS, VA),
+            {"temperature": torch.ones(()).int()},
+        ),
+        (
+            ValueError,
+            "temperature is on meta",
+            (ROWS, VA),
+            {"temperature": torch.ones((), device="meta")},
+        ),
+        (ValueError, "sigma must be finite and > 0", (ROWS, VA), {"sigma": 0.0}),
+        (ValueError, "group_pairs must be one of", (ROWS, VA), {"group_pairs": "drop"}),
+        (ValueError, "anchor_views must be one of", (ROWS, VA), {"anchor_views": "first"}),
+        (ValueError, "sample_weights must have shape", (ROWS, VA), {"sample_weights": VA}),
+        (TypeError, "sample_weights must be a tensor", (ROWS, VA), {"sample_weights": [1.0] * 4}),
+        (ValueError, "at least one view", (torch.zeros(4, 0, 3), VA), {}),
+        (
+            ValueError,
+            "without views",
+            (torch.zeros(4, 2, 3), VA),
+            {"contrast_embeddings": ROWS, "contrast_coordinates": VA},
+        ),
         (TypeError, "temperature must be a number", (ROWS, VA), {"temperature": "hot"}),
         (ValueError, "radius must be finite and >= 0", (ROWS, VA), {"radius": -0.1}),
         (ValueError, "self_weight must be .* <= 1", (ROWS, VA), {"self_weight": 1.5}),
@@ -194,6 +332,8 @@ def test_contrastive_loss_refuses(error, message, arguments, options):
         (ValueError, "alpha must be", {"alpha": 2.0}),
         (ValueError, "classification must be one of", {"classification": "ce"}),
         (ValueError, "prior must be one of", {"prior": "cubic"}),
+        (ValueError, "no_positives must be one of", {"no_positives": "error"}),
+        (ValueError, r"must be a mapping or have shape \[3, B, _\]", {"coordinates": VA}),
         (ValueError, "modality_weights", {"modality_weights": {"text": -1.0}}),
     ],
 )
@@ -210,6 +350,8 @@ def test_objective_refuses(error, message, changes):
     [
         lambda: VASupConLoss(temperature=0),
         lambda: VASupConLoss(radius=-1),
+        lambda: VASupConLoss(sigma=-1),
+        lambda: VASupConLoss.for_multilabel(max_hamming=-1),
         lambda: UniVALoss(alpha=-0.1),
         lambda: EmotionCorrelationPrior(torch.zeros(2, 3)),
         lambda: EmotionCorrelationPrior(torch.eye(2), "cubic"),
