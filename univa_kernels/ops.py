@@ -190,8 +190,9 @@ def _objective_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
     logits, labels, similarity, learned, stats, *rows = ctx.saved_tensors
     count = len(ctx.weights)
     embeddings, coordinates = rows[:count], rows[count:]
+    no_rows, no_weights = [None] * count, None if count else []  # as torch flattens the inputs
     if grad is None:
-        return (None, None, None, [None] * count, [None] * count, *(None,) * 11)
+        return (None, None, None, no_rows, no_rows, no_weights, *(None,) * 10)
     of_logits, of_similarity, of_temperature, of_embeddings = torch.ops.univa.objective_backward(
         grad,
         logits,
@@ -210,8 +211,8 @@ def _objective_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
         None,
         of_similarity if used else None,
         of_embeddings,
-        [None] * count,
-        None,
+        no_rows,
+        no_weights,
         None if learned is None else of_temperature.reshape(learned.shape),
         *(None,) * 9,
     )

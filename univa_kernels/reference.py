@@ -125,7 +125,7 @@ class _Pairs:
         for left, right in zip(coordinates[0].unbind(1), coordinates[1].unbind(1), strict=True):
             squared = squared + (left[:, None] - right[None, :]).square()
         if options.sigma > 0:
-            positives = (squared / (-2 * options.sigma**2)).exp().to(dtype)
+            positives = (squared.to(dtype) / (-2 * options.sigma**2)).exp()
         else:
             positives = (squared.sqrt() < options.radius).to(dtype)
         if groups is not None:

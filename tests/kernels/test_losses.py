@@ -23,7 +23,7 @@ from univa_kernels.compat import VA_aware_SupConLoss
 
 
 @pytest.fixture(params=BACKENDS, autouse=True)
-def _backend_name(request):
+def backend_name(request):
     with use_backend(request.param):
         yield request.param
 
@@ -109,7 +109,7 @@ def test_objective_is_its_formula(classification, prior):
     seed=st.integers(0, 2**31),
 )
 def test_objective_and_gradients_match_the_truth(
-    _backend_name, size, labels, names, without, options, learn, dtype, seed
+    backend_name, size, labels, names, without, options, learn, dtype, seed
 ):
     generator = torch.Generator().manual_seed(seed)
 
@@ -151,7 +151,7 @@ def test_objective_and_gradients_match_the_truth(
             logits, targets, embeddings, va, similarity, temperature=temperature, **options
         )
 
-    with use_backend(_backend_name):
+    with use_backend(backend_name):
         terms, grads = evaluate(ours, lambda leaf: leaf.clone())
     want, true = evaluate(exact, lambda leaf: leaf.double().clone())
     half = dtype == torch.bfloat16

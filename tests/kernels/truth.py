@@ -47,7 +47,7 @@ def contrastive_losses(
     if sigma is None:
         k = (squares.sqrt() < torch.tensor(radius, dtype=coordinates.dtype)).to(logits.dtype)
     else:
-        k = (-squares / (2 * sigma**2)).exp().to(logits.dtype)
+        k = (-squares.to(logits.dtype) / (2 * sigma**2)).exp()
     gone = torch.zeros(n, m, dtype=torch.bool)
     if groups is not None:
         same = groups[:, None] == contrast_groups[None, :]
