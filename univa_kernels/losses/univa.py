@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from univa_kernels import _checks
+from univa_kernels.distributed import gather_rows, row_counts
 from univa_kernels.functional import PriorForm
 from univa_kernels.objective import UniVALossOutput, univa_loss
 
@@ -20,7 +21,9 @@ class UniVALoss(nn.Module):
     """Module form of `univa_kernels.univa_loss`, which describes the arguments and errors.
 
     With `learn_temperature` the temperature is a parameter (its logarithm, so that it stays
-    positive), starting at `temperature`.
+    positive), starting at `temperature`. With `gather_distributed` every rank of torch.distributed
+    computes the objective of all ranks' rows: after DistributedDataParallel's averaging, loss and
+    gradients are those of one process with the whole batch.
 
     Example:
         >>> import torch
@@ -50,6 +53,7 @@ class UniVALoss(nn.Module):
         no_positives: Literal["skip", "zero"] = "skip",
         normalize: bool = False,
         learn_temperature: bool = False,
+        gather_distributed: bool = False,
     ) -> None:
         super().__init__()
         temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
@@ -72,6 +76,7 @@ class UniVALoss(nn.Module):
         self.prior: PriorForm | None = prior
         self.no_positives: Literal["skip", "zero"] = no_positives
         self.normalize = normalize
+        self.gather_distributed = gather_distributed
 
     @property
     def temperature(self) -> float | Tensor:
@@ -87,6 +92,10 @@ class UniVALoss(nn.Module):
         similarity: Tensor | None = None,
     ) -> UniVALossOutput:
         """Return the objective and its terms for one batch."""
+        if self.gather_distributed:
+            logits, labels, embeddings, coordinates = _gather(
+                logits, labels, embeddings, coordinates
+            )
         present = (
             self.modality_weights
             if isinstance(embeddings, Tensor)
@@ -117,3 +126,26 @@ class UniVALoss(nn.Module):
             f"modality_weights={self.modality_weights}, classification={self.classification!r}, "
             f"prior={self.prior!r}, self_weight={self.self_weight}"
         )
+
+
+def _gather(
+    logits: Tensor,
+    labels: Tensor,
+    embeddings: Mapping[str, Tensor] | Tensor,
+    coordinates: Mapping[str, Tensor] | Tensor,
+) -> tuple[Tensor, Tensor, Mapping[str, Tensor] | Tensor, Mapping[str, Tensor] | Tensor]:
+    """The rows of all ranks, of everything that the objective takes."""
+    sizes = row_counts(logits)
+
+    def every(value: Mapping[str, Tensor] | Tensor) -> Mapping[str, Tensor] | Tensor:
+        if isinstance(value, Tensor):  # [3, B, _]
+            return gather_rows(value.transpose(0, 1), sizes=sizes).transpose(0, 1)
+        # In one order: ranks may have filled their dicts differently.
+        return {name: gather_rows(value[name], sizes=sizes) for name in sorted(value)}
+
+    return (
+        gather_rows(logits, sizes=sizes),
+        gather_rows(labels, sizes=sizes),
+        every(embeddings),
+        every(coordinates),
+    )

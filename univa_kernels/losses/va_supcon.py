@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from univa_kernels import _checks
+from univa_kernels.distributed import va_supcon_loss_distributed
 from univa_kernels.functional import (
     AnchorViews,
     GroupPairs,
@@ -35,6 +36,9 @@ class VASupConLoss(nn.Module):
         anchor_views: "all" or "one", with embeddings [N, V, D].
         learn_temperature: make the temperature a parameter (its logarithm, so that it stays
             positive), starting at `temperature`.
+        gather_distributed: take the rows of all ranks of torch.distributed together
+            (`univa_kernels.distributed`). After DistributedDataParallel's averaging, loss and
+            gradients are those of one process with the whole batch.
 
     Example:
         >>> import torch
@@ -57,6 +61,7 @@ class VASupConLoss(nn.Module):
         normalize: bool = False,
         anchor_views: AnchorViews = "all",
         learn_temperature: bool = False,
+        gather_distributed: bool = False,
     ) -> None:
         super().__init__()
         temperature = _checks.in_range("temperature", temperature, 0, open_low=True)
@@ -76,6 +81,7 @@ class VASupConLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.normalize = normalize
         self.anchor_views: AnchorViews = anchor_views
+        self.gather_distributed = gather_distributed
 
     @classmethod
     def for_classes(cls, temperature: float = 0.1, **options: Any) -> VASupConLoss:
@@ -127,7 +133,8 @@ class VASupConLoss(nn.Module):
         sample_weights: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of `embeddings` [N, D] or [N, V, D] at `coordinates` [N, p]."""
-        return va_supcon_loss(
+        loss = va_supcon_loss_distributed if self.gather_distributed else va_supcon_loss
+        return loss(
             embeddings,
             coordinates,
             temperature=self.temperature,
@@ -153,5 +160,6 @@ class VASupConLoss(nn.Module):
         return (
             f"temperature={self._temperature}, {rule}, self_weight={self.self_weight}, "
             f"no_positives={self.no_positives!r}, reduction={self.reduction!r}, "
-            f"normalize={self.normalize}, learn_temperature={self.log_temperature is not None}"
+            f"normalize={self.normalize}, learn_temperature={self.log_temperature is not None}, "
+            f"gather_distributed={self.gather_distributed}"
         )
