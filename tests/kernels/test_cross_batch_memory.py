@@ -1,0 +1,251 @@
+"""The memory against a plain list of rows, in float64."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kernels import truth
+from tests.kernels.cases import BACKENDS
+from univa_kernels import VASupConLoss, use_backend, va_supcon_loss
+from univa_kernels.losses.cross_batch_memory import CrossBatchMemory
+
+
+@pytest.fixture(params=BACKENDS, scope="module")
+def _backend(request):
+    with use_backend(request.param):
+        yield
+
+
+OPTIONS = {"temperature": 0.5, "radius": 0.3, "self_weight": 0.5}
+
+
+def batches(sizes, *, dimension=4, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    for size in sizes:
+        yield (
+            torch.randn(size, dimension, generator=generator, dtype=torch.float64).to(dtype),
+            torch.randint(0, 4, (size, 2), generator=generator) / 4,
+            torch.randint(0, 3, (size,), generator=generator),
+        )
+
+
+class ListMemory:
+    """Rows one by one in a list; the batch in front of them."""
+
+    def __init__(self, size, **options):
+        self.size, self.options, self.rows = size, options, []
+
+    def __call__(self, embeddings, coordinates, groups=None):
+        past = [row for row, _, _ in self.rows]
+        losses, count = truth.contrastive_losses(
+            embeddings,
+            coordinates,
+            contrast_embeddings=torch.stack([*embeddings, *past]),
+            contrast_coordinates=torch.stack([*coordinates, *(place for _, place, _ in self.rows)]),
+            self_offset=0,
+            groups=groups,
+            contrast_groups=(
+                None if groups is None else torch.stack([*groups, *(g for _, _, g in self.rows)])
+            ),
+            **self.options,
+        )
+        for i in range(len(embeddings)):
+            self.rows.append(
+                (embeddings[i].detach(), coordinates[i], None if groups is None else groups[i])
+            )
+            if len(self.rows) > self.size:
+                self.rows.pop(0)
+        return losses.sum() / (count > 0).sum().clamp(min=1)
+
+
+@pytest.mark.usefixtures("_backend")
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.lists(st.integers(1, 15), min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.booleans(),
+)
+def test_is_a_list_of_rows(size, sizes, self_weight, with_groups):
+    options = {**OPTIONS, "self_weight": self_weight}
+    memory, simulation = (
+        CrossBatchMemory(VASupConLoss(**options), size),
+        ListMemory(size, **options),
+    )
+    seen = 0
+    for embeddings, coordinates, groups in batches(sizes):
+        leaves = [embeddings.clone().requires_grad_() for _ in range(2)]
+        extra = {"groups": groups} if with_groups else {}
+        loss = memory(leaves[0], coordinates, **extra)
+        expected = simulation(leaves[1], coordinates, **extra)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+        loss.backward()
+        expected.backward()
+        torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-8, atol=1e-10)
+        seen += len(embeddings)
+        assert memory.filled == min(seen, size)
+        assert torch.equal(memory.embeddings, torch.stack([row for row, _, _ in simulation.rows]))
+        assert not memory.embeddings.requires_grad
+
+
+@pytest.mark.usefixtures("_backend")
+def test_first_batch_is_the_loss_without_memory():
+    embeddings, coordinates, _ = next(batches([9]))
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 5)
+    torch.testing.assert_close(
+        memory(embeddings, coordinates), va_supcon_loss(embeddings, coordinates, **OPTIONS)
+    )
+
+
+@pytest.mark.usefixtures("_backend")
+def test_class_labels_a_function_and_options_of_the_call():
+    embeddings, weights = torch.randn(6, 4).double(), torch.rand(6)
+    labels = torch.tensor([0, 1, 2**40, 2**40 + 1, 0, 2**40])
+    memory = CrossBatchMemory(partial(va_supcon_loss, radius=0.5), 100)
+    memory(embeddings, labels)
+    loss = memory(embeddings.flip(0), labels.flip(0), sample_weights=weights)
+    expected = va_supcon_loss(
+        embeddings.flip(0),
+        labels.flip(0),
+        radius=0.5,
+        contrast_embeddings=torch.cat((embeddings.flip(0), embeddings)),
+        contrast_coordinates=torch.cat((labels.flip(0), labels)),
+        self_offset=0,
+        sample_weights=weights,
+    )
+    torch.testing.assert_close(loss, expected)
+    assert memory.coordinates.dtype == torch.float64
+
+
+def test_what_the_caller_does_with_a_batch_later_is_not_remembered():
+    embeddings, coordinates, _ = next(batches([4]))
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 8)
+    before = embeddings.clone()
+    memory(embeddings, coordinates)
+    embeddings.zero_()
+    coordinates.zero_()
+    assert torch.equal(memory.embeddings, before)
+    assert memory.coordinates.any()
+
+
+def test_evaluation_uses_the_memory_and_leaves_it():
+    first, second = batches([5, 3])
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 8)
+    memory(*first[:2])
+    memory.eval()
+    loss = memory(*second[:2])
+    assert memory.filled == 5
+    assert memory(*second[:2]) == loss
+    assert loss != VASupConLoss(**OPTIONS)(*second[:2])
+    memory.train()
+    assert memory(*second[:2]) == loss
+    assert memory.filled == 8
+    memory.reset()
+    assert memory.filled == 0
+    torch.testing.assert_close(memory(*second[:2]), VASupConLoss(**OPTIONS)(*second[:2]))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_state_dict(tmp_path, with_groups, assign):
+    def step(memory, batch):
+        return memory(*batch[:2], **({"groups": batch[2]} if with_groups else {}))
+
+    *past, last = batches([3, 4, 2])  # 7 of 10 rows are filled
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS, learn_temperature=True), 10)
+    for batch in past:
+        step(memory, batch)
+    torch.save(memory.state_dict(), tmp_path / "memory.pt")
+    state = torch.load(tmp_path / "memory.pt", weights_only=True)
+    assert sorted(state) == ["coordinates", "embeddings", "groups", "loss.log_temperature"]
+    again = CrossBatchMemory(VASupConLoss(**OPTIONS, learn_temperature=True), 10)
+    step(again, last)  # what it held is replaced
+    again.load_state_dict(state, assign=assign)
+    assert again.filled == 7
+    assert again.embeddings.dtype == torch.float64
+    duplicate = copy.deepcopy(again)
+    assert step(again, last) == step(memory, last) == step(duplicate, last)
+    assert torch.equal(again.embeddings, memory.embeddings)
+
+
+def test_state_dict_of_a_larger_memory_keeps_the_newest():
+    memory, small = (CrossBatchMemory(VASupConLoss(**OPTIONS), size) for size in (10, 4))
+    for embeddings, coordinates, groups in batches([3, 6]):
+        memory(embeddings, coordinates, groups=groups)
+    state = memory.state_dict()
+    small.load_state_dict(state)
+    assert torch.equal(small.embeddings, memory.embeddings[-4:])
+    assert torch.equal(small.coordinates, memory.coordinates[-4:])
+    assert torch.equal(small.groups, memory.groups[-4:])
+    assert len(state["embeddings"]) == 9
+    nested = torch.nn.ModuleDict({"inner": small})
+    nested.load_state_dict({f"inner.{name}": value for name, value in state.items()})
+    assert nested["inner"].filled == 4
+
+
+def test_dtype_moves():
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 20)
+    labels = torch.tensor([0, 1, 2049, 2048, 1])
+    memory(torch.randn(5, 4), labels)
+    memory.half()
+    assert memory.embeddings.dtype == torch.float16
+    assert memory.coordinates[:, 0].tolist() == labels.tolist()  # 2049 is not in float16
+    for dtype in (torch.bfloat16, torch.float64, torch.float32):
+        embeddings = torch.randn(5, 4, dtype=dtype, requires_grad=True)
+        memory(embeddings, labels).backward()
+        assert embeddings.grad.dtype == memory.embeddings.dtype == dtype
+    assert memory.filled == 20
+    assert memory.to("meta").embeddings.device.type == "meta"
+
+
+def test_compiles():
+    def loss(embeddings, coordinates, *, contrast_embeddings, contrast_coordinates, self_offset):
+        near = torch.cdist(coordinates, contrast_coordinates).exp()
+        return ((embeddings @ contrast_embeddings.T) * near).sum() + self_offset
+
+    memory, plain = CrossBatchMemory(loss, 12), CrossBatchMemory(loss, 12)
+    compiled = torch.compile(memory, fullgraph=True, dynamic=True, backend="aot_eager")
+    for embeddings, coordinates, _ in batches([5] * 5):
+        coordinates = coordinates.double()
+        expected = plain(embeddings, coordinates)
+        torch.testing.assert_close(compiled(embeddings, coordinates), expected)
+    assert torch.equal(memory.embeddings, plain.embeddings)
+
+
+ROWS, PLACES = torch.randn(4, 3), torch.rand(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments", "options"),
+    [
+        (ValueError, "embeddings must have 3 columns", (ROWS[:, :2], PLACES), {}),
+        (ValueError, "coordinates must have 2 columns", (ROWS, PLACES[:, 0]), {}),
+        (ValueError, "in every call or in none", (ROWS, PLACES), {"groups": torch.arange(4)}),
+        (ValueError, "embeddings must have shape", (ROWS[0], PLACES), {}),
+        (ValueError, "one row for each row", (ROWS, PLACES[:2]), {}),
+        (TypeError, "groups must be integers", (ROWS, PLACES), {"groups": torch.rand(4)}),
+    ],
+)
+def test_refuses(error, message, arguments, options):
+    memory = CrossBatchMemory(VASupConLoss(), 8)
+    memory(ROWS, PLACES)
+    with pytest.raises(error, match=message):
+        memory(*arguments, **options)
+    assert memory.filled == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (TypeError, "loss must be callable", (1, 8)),
+        (TypeError, "memory_size must be an int", (VASupConLoss(), 8.0)),
+        (ValueError, "memory_size must be at least 1", (VASupConLoss(), 0)),
+    ],
+)
+def test_constructor_refuses(error, message, arguments):
+    with pytest.raises(error, match=message):
+        CrossBatchMemory(*arguments)
