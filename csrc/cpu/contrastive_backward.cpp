@@ -8,9 +8,10 @@
 #include <memory>
 #include <vector>
 
-#include "arguments.h"
+#include "cpu/contrastive.h"
 #include "cpu/matrix.h"
 #include "cpu/positives.h"
+#include "cpu/rows.h"
 #include "cpu/vector_exp.h"
 #include "univa/gradient.h"
 #include "univa/reduction.h"
@@ -72,7 +73,11 @@ class GradientSum {
     });
   }
 
-  Tensor tensor(ScalarType type) const { return converted(tensor_, type); }
+  // As the gradient of `embeddings`, which `rows` were made of.
+  Tensor finish(const Rows<T>& rows, const Tensor& embeddings) {
+    rows.chain(data_);
+    return converted(tensor_, embeddings.scalar_type());
+  }
 
  private:
   Tensor tensor_;
@@ -109,27 +114,29 @@ void coefficients_in_place(T* row_of_tile, const T* positive, int64_t count,
   }
 }
 
+}  // namespace
+
 template <typename T>
-std::tuple<Tensor, Tensor> backward(const ContrastiveArguments& arguments, const T* upstream,
-                                    const T* stats) {
+std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arguments,
+                                                 const T* upstream, const T* stats) {
   const int64_t rows = arguments.rows;
   const int64_t columns = arguments.columns;
   const int64_t depth = arguments.depth;
   const bool symmetric = arguments.symmetric;
-  const ScalarType type = arguments.anchors.scalar_type();
-  const Tensor anchors = converted(arguments.anchors, scalar_type_of<T>());
-  const Tensor contrast = symmetric ? anchors : converted(arguments.contrast, scalar_type_of<T>());
-  const T* anchor_data = anchors.const_data_ptr<T>();
-  const T* contrast_data = contrast.const_data_ptr<T>();
+  const ContrastiveOptions& options = arguments.options;
+  const Rows<T> anchors(arguments.anchors, options.normalize);
+  const Rows<T> contrast = symmetric ? anchors : Rows<T>(arguments.contrast, options.normalize);
+  const T* anchor_data = anchors.data();
+  const T* contrast_data = contrast.data();
   const Positives positives(arguments);
   const RowGradients<T> gradients(upstream, stats, rows);
-  const T inverse_temperature = static_cast<T>(arguments.inverse_temperature);
-  const T self_weight = static_cast<T>(arguments.self_weight);
-  const T log_self_weight = static_cast<T>(std::log(arguments.self_weight));
+  const T scale = inverse_temperature<T>(options);
+  const T self_weight = static_cast<T>(options.self_weight) * positive_scale<T>();
+  const T log_self_weight = static_cast<T>(std::log(options.self_weight));
 
   const int64_t side = tile_side<T>(depth);
-  GradientSum<T> grad_anchors(anchors, rows, depth, side);
-  GradientSum<T> grad_contrast(anchors, symmetric ? 0 : columns, depth, side);
+  GradientSum<T> grad_anchors(anchors.tensor(), rows, depth, side);
+  GradientSum<T> grad_contrast(anchors.tensor(), symmetric ? 0 : columns, depth, side);
   GradientSum<T>& grad_columns = symmetric ? grad_anchors : grad_contrast;
   const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
   std::unique_ptr<T[]> scratch;
@@ -145,20 +152,23 @@ std::tuple<Tensor, Tensor> backward(const ContrastiveArguments& arguments, const
         T positive[kMaxTile];
         for (int64_t r = begin; r < end; ++r) {
           T* values = tile.get() + r * width;
-          positives.fill(row + r, column, width, positive);
           const RowGradient<T> gradient = gradients[row + r];
           const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
                                            columns) - column;
           const bool here = self >= 0 && self < width;
-          const T self_logit = here ? values[self] * inverse_temperature : T(0);
-          coefficients_in_place(values, positive, width, inverse_temperature, gradient,
+          const T self_logit = here ? values[self] * scale : T(0);
+          positives.fill(row + r, column, width, positive, values);
+          if (here) {
+            values[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
+          }
+          coefficients_in_place(values, positive, width, scale, gradient,
                                 symmetric ? &gradients : nullptr, column);
           if (here) {
             const T own =
                 self_weight > T(0)
                     ? gradient.coefficient(self_logit + log_self_weight, self_weight)
                     : T(0);
-            values[self] = (symmetric ? own + own : own) * inverse_temperature;
+            values[self] = (symmetric ? own + own : own) * scale;
           }
         }
       };
@@ -170,24 +180,38 @@ std::tuple<Tensor, Tensor> backward(const ContrastiveArguments& arguments, const
       }
     }
   }
-  return {grad_anchors.tensor(type), grad_contrast.tensor(type)};
+  Tensor of_anchors = grad_anchors.finish(anchors, arguments.anchors);
+  if (symmetric) {
+    return {of_anchors,
+            torch::stable::new_empty(arguments.anchors, {0, depth})};
+  }
+  return {of_anchors, grad_contrast.finish(contrast, arguments.contrast)};
 }
 
-}  // namespace
+template std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments&,
+                                                          const float*, const float*);
+template std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments&,
+                                                          const double*, const double*);
 
 std::tuple<Tensor, Tensor> contrastive_backward(
     const Tensor& grad_losses, const Tensor& anchors, const OptionalTensor& contrast,
     const Tensor& anchor_coordinates, const OptionalTensor& contrast_coordinates,
-    const OptionalTensor& anchor_groups, const OptionalTensor& contrast_groups, const Tensor& stats,
-    double temperature, double radius, double self_weight, std::optional<int64_t> self_offset) {
+    const OptionalTensor& anchor_groups, const OptionalTensor& contrast_groups,
+    const OptionalTensor& learned_temperature, const Tensor& stats, double temperature,
+    double radius, double sigma, double self_weight, std::optional<int64_t> self_offset,
+    bool exclude_groups, bool normalize) {
   const ContrastiveArguments arguments =
       check_contrastive(anchors, contrast, anchor_coordinates, contrast_coordinates, anchor_groups,
-                        contrast_groups, temperature, radius, self_weight, self_offset);
+                        contrast_groups,
+                        {learned_temperature, temperature, radius, sigma, self_weight, self_offset,
+                         exclude_groups, normalize});
   const auto [upstream, kept] = check_contrastive_backward(arguments, grad_losses, stats);
   if (kept.scalar_type() == ScalarType::Double) {
-    return backward(arguments, upstream.const_data_ptr<double>(), kept.const_data_ptr<double>());
+    return contrastive_gradients(arguments, upstream.const_data_ptr<double>(),
+                                 kept.const_data_ptr<double>());
   }
-  return backward(arguments, upstream.const_data_ptr<float>(), kept.const_data_ptr<float>());
+  return contrastive_gradients(arguments, upstream.const_data_ptr<float>(),
+                               kept.const_data_ptr<float>());
 }
 
 }  // namespace univa::cpu

@@ -4,9 +4,10 @@
 #include <memory>
 #include <vector>
 
-#include "arguments.h"
+#include "cpu/contrastive.h"
 #include "cpu/matrix.h"
 #include "cpu/positives.h"
+#include "cpu/rows.h"
 #include "cpu/vector_exp.h"
 #include "univa/reduction.h"
 
@@ -36,7 +37,7 @@ RowState<T> reduce(const T* logits, const T* positive, int64_t count) {
     sum_e += e;
     sum_es += e == T(0) ? T(0) : e * logit;
     sum_k += positive[c];
-    sum_ks += positive[c] == T(0) ? T(0) : logit;
+    sum_ks += positive[c] == T(0) ? T(0) : positive[c] * logit;
   }
   state.sum_e = sum_e;
   state.sum_es = sum_es;
@@ -57,20 +58,23 @@ void merge(RowState<double>& total, const RowState<T>& part) {
   total.merge(wide);
 }
 
+}  // namespace
+
 template <typename T>
-void forward(const ContrastiveArguments& arguments, T* losses, T* stats) {
+void contrastive_losses(const ContrastiveArguments& arguments, T* losses, T* stats) {
   const int64_t rows = arguments.rows;
   const int64_t columns = arguments.columns;
   const int64_t depth = arguments.depth;
-  const Tensor anchors = converted(arguments.anchors, scalar_type_of<T>());
-  const Tensor contrast =
-      arguments.symmetric ? anchors : converted(arguments.contrast, scalar_type_of<T>());
-  const T* anchor_data = anchors.const_data_ptr<T>();
-  const T* contrast_data = contrast.const_data_ptr<T>();
+  const ContrastiveOptions& options = arguments.options;
+  const Rows<T> anchors(arguments.anchors, options.normalize);
+  const Rows<T> contrast =
+      arguments.symmetric ? anchors : Rows<T>(arguments.contrast, options.normalize);
+  const T* anchor_data = anchors.data();
+  const T* contrast_data = contrast.data();
   const Positives positives(arguments);
-  const T inverse_temperature = static_cast<T>(arguments.inverse_temperature);
-  const T self_weight = static_cast<T>(arguments.self_weight);
-  const T log_self_weight = static_cast<T>(std::log(arguments.self_weight));
+  const T scale = inverse_temperature<T>(options);
+  const T self_weight = static_cast<T>(options.self_weight) * positive_scale<T>();
+  const T log_self_weight = static_cast<T>(std::log(options.self_weight));
 
   const int64_t side = tile_side<T>(depth);
   const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
@@ -86,19 +90,20 @@ void forward(const ContrastiveArguments& arguments, T* losses, T* stats) {
         for (int64_t r = begin; r < end; ++r) {
           T* logits = tile.get() + r * width;
           for (int64_t c = 0; c < width; ++c) {
-            logits[c] *= inverse_temperature;
+            logits[c] *= scale;
           }
-          positives.fill(row + r, column, width, positive);
           // The pairs before the self pair, the self pair with its weight, the pairs after it.
           const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
                                            columns) - column;
           const bool here = self >= 0 && self < width;
+          const T self_logit = here ? logits[self] : T(0);
+          positives.fill(row + r, column, width, positive, logits);
           const int64_t first = here ? self : width;
           RowState<double>& state = states[row + r];
           merge(state, reduce(logits, positive, first));
           if (here) {
             if (self_weight > T(0)) {
-              state.push(logits[self], logits[self] + log_self_weight, self_weight);
+              state.push(self_logit, self_logit + log_self_weight, self_weight);
             }
             merge(state, reduce(logits + self + 1, positive + self + 1, width - self - 1));
           }
@@ -112,29 +117,35 @@ void forward(const ContrastiveArguments& arguments, T* losses, T* stats) {
     const RowState<double>& state = states[row];
     losses[row] = static_cast<T>(state.loss());
     stats[kLogZ * rows + row] = static_cast<T>(state.log_z());
-    stats[kCount * rows + row] = static_cast<T>(state.sum_k);
+    stats[kCount * rows + row] = static_cast<T>(state.sum_k / positive_scale<T>());
     stats[kPositiveMean * rows + row] = static_cast<T>(state.positive_mean());
     stats[kExpectedLogit * rows + row] = static_cast<T>(state.expected_logit());
   }
 }
 
-}  // namespace
+template void contrastive_losses(const ContrastiveArguments&, float*, float*);
+template void contrastive_losses(const ContrastiveArguments&, double*, double*);
 
 std::tuple<Tensor, Tensor> contrastive_forward(
     const Tensor& anchors, const OptionalTensor& contrast, const Tensor& anchor_coordinates,
     const OptionalTensor& contrast_coordinates, const OptionalTensor& anchor_groups,
-    const OptionalTensor& contrast_groups, double temperature, double radius, double self_weight,
-    std::optional<int64_t> self_offset) {
+    const OptionalTensor& contrast_groups, const OptionalTensor& learned_temperature,
+    double temperature, double radius, double sigma, double self_weight,
+    std::optional<int64_t> self_offset, bool exclude_groups, bool normalize) {
   const ContrastiveArguments arguments =
       check_contrastive(anchors, contrast, anchor_coordinates, contrast_coordinates, anchor_groups,
-                        contrast_groups, temperature, radius, self_weight, self_offset);
+                        contrast_groups,
+                        {learned_temperature, temperature, radius, sigma, self_weight, self_offset,
+                         exclude_groups, normalize});
   const ScalarType type = accumulate_type(anchors.scalar_type());
   Tensor losses = torch::stable::new_empty(arguments.anchors, {arguments.rows}, type);
   Tensor stats = torch::stable::new_empty(arguments.anchors, {kStatsRows, arguments.rows}, type);
   if (type == ScalarType::Double) {
-    forward(arguments, losses.mutable_data_ptr<double>(), stats.mutable_data_ptr<double>());
+    contrastive_losses(arguments, losses.mutable_data_ptr<double>(),
+                       stats.mutable_data_ptr<double>());
   } else {
-    forward(arguments, losses.mutable_data_ptr<float>(), stats.mutable_data_ptr<float>());
+    contrastive_losses(arguments, losses.mutable_data_ptr<float>(),
+                       stats.mutable_data_ptr<float>());
   }
   return {losses, stats};
 }

@@ -1,10 +1,12 @@
 // The positive weights k_ij of a row of pairs on the CPU. The self pair is the caller's.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "arguments.h"
 #include "cpu/matrix.h"
+#include "cpu/vector_exp.h"
 #include "univa/positives.h"
 
 namespace univa::cpu {
@@ -23,19 +25,29 @@ class Positives {
     }
   }
 
-  // positive[c] = k of row and column begin + c, 0 or 1, for count <= kMaxTile columns.
+  // positive[c] = k of row and column begin + c, times positive_scale, for count <= kMaxTile
+  // columns. Where the pair is none, that is 0 and dots[c] becomes -inf, which no sum takes up.
   template <typename T>
-  void fill(int64_t row, int64_t begin, int64_t count, T* positive) const {
+  void fill(int64_t row, int64_t begin, int64_t count, T* positive, T* dots) const {
     if (double_.rows != nullptr) {
       double_.fill(arguments_, row, begin, count, positive);
     } else {
       float_.fill(arguments_, row, begin, count, positive);
     }
-    if (row_groups_ != nullptr) {
-      const int64_t group = row_groups_[row];
-      const int64_t* groups = column_groups_ + begin;
+    if (row_groups_ == nullptr) {
+      return;
+    }
+    const int64_t group = row_groups_[row];
+    const int64_t* groups = column_groups_ + begin;
+    if (arguments_.options.exclude_groups) {
+      constexpr T kNone = -std::numeric_limits<T>::infinity();
       for (int64_t c = 0; c < count; ++c) {
-        positive[c] = groups[c] == group ? T(1) : positive[c];
+        positive[c] = groups[c] == group ? T(0) : positive[c];
+        dots[c] = groups[c] == group ? kNone : dots[c];
+      }
+    } else {
+      for (int64_t c = 0; c < count; ++c) {
+        positive[c] = groups[c] == group ? positive_scale<T>() : positive[c];
       }
     }
   }
@@ -46,12 +58,19 @@ class Positives {
   struct Coordinates {
     const U* rows = nullptr;
     std::vector<U> columns;
+    bool gaussian = false;
     U threshold = 0;
+    U factor = 0;
 
     void prepare(const ContrastiveArguments& arguments) {
       rows = static_cast<const U*>(arguments.anchor_coordinates.const_data_ptr());
       const U* source = static_cast<const U*>(arguments.contrast_coordinates.const_data_ptr());
-      threshold = squared_threshold(static_cast<U>(arguments.radius));
+      gaussian = arguments.options.sigma > 0;
+      if (gaussian) {
+        factor = gaussian_factor<U>(arguments.options.sigma);
+      } else {
+        threshold = squared_threshold(static_cast<U>(arguments.options.radius));
+      }
       columns.resize(arguments.dimensions * arguments.columns);
       for (int64_t c = 0; c < arguments.columns; ++c) {
         for (int64_t d = 0; d < arguments.dimensions; ++d) {
@@ -72,8 +91,15 @@ class Positives {
           squared[c] = add_squared_difference(squared[c], coordinate, others[c]);
         }
       }
+      if (gaussian) {
+#pragma omp simd
+        for (int64_t c = 0; c < count; ++c) {
+          positive[c] = static_cast<T>(vector_exp(squared[c] * factor)) * positive_scale<T>();
+        }
+        return;
+      }
       for (int64_t c = 0; c < count; ++c) {
-        positive[c] = squared[c] < threshold ? T(1) : T(0);
+        positive[c] = squared[c] < threshold ? positive_scale<T>() : T(0);
       }
     }
   };

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t width = min(slice, depth - first);
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
-  const A inverse_temperature = static_cast<A>(problem.inverse_temperature);
+  const A inverse_temperature = inverse_temperature_of<A>(problem);
   const T* own_row = own_set + own * depth;
 
   const auto gradient_of = [&](int64_t anchor) {
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
     if (other < others) {
       const int64_t anchor = own_is_contrast ? other : own;
       const int64_t column = own_is_contrast ? own : other;
-      const Pair<A> pair = make_pair(problem, anchor, column, dot);
+      const Pair<A> pair = make_pair(problem, anchor, column, dot, inverse_temperature);
       if (pair.counts) {
         coefficient = gradient_of(anchor).coefficient(pair.z, pair.positive);
         if (role == Role::kBoth) {

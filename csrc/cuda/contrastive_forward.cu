@@ -33,6 +33,8 @@ __global__ void __launch_bounds__(kThreads)
   const T* anchor = static_cast<const T*>(problem.anchors) + row * problem.depth;
   const T* contrast = static_cast<const T*>(problem.contrast);
 
+  const A inverse_temperature = inverse_temperature_of<A>(problem);
+
   RowState<A> state;
   for (int64_t begin = warp * kWarp; begin < problem.columns; begin += kThreads) {
     A dot = 0;
@@ -43,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     const int64_t column = begin + lane;
     if (column < problem.columns) {
-      const Pair<A> pair = make_pair(problem, row, column, dot);
+      const Pair<A> pair = make_pair(problem, row, column, dot, inverse_temperature);
       if (pair.counts) {
         state.push(pair.logit, pair.z, pair.positive);
       }
@@ -76,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     losses[row] = state.loss();
     stats[kLogZ * problem.rows + row] = state.log_z();
-    stats[kCount * problem.rows + row] = state.sum_k;
+    stats[kCount * problem.rows + row] = state.sum_k / positive_scale<A>();
     stats[kPositiveMean * problem.rows + row] = state.positive_mean();
     stats[kExpectedLogit * problem.rows + row] = state.expected_logit();
   }

@@ -74,34 +74,41 @@ __device__ A block_sum(A sum, A* shared) {
   return sum;
 }
 
-template <typename U>
-__device__ __forceinline__ bool within(const void* a, const void* b, int64_t row, int64_t column,
-                                       int64_t dimensions, double threshold) {
-  const U* u = static_cast<const U*>(a) + row * dimensions;
-  const U* v = static_cast<const U*>(b) + column * dimensions;
+template <typename A, typename U>
+__device__ __forceinline__ A positive_weight_of(const ContrastiveProblem& problem, int64_t row,
+                                                int64_t column) {
+  const int64_t dimensions = problem.dimensions;
+  const U* u = static_cast<const U*>(problem.anchor_coordinates) + row * dimensions;
+  const U* v = static_cast<const U*>(problem.contrast_coordinates) + column * dimensions;
   U squared = 0;
   for (int64_t d = 0; d < dimensions; ++d) {
     squared = add_squared_difference(squared, u[d], v[d]);
   }
-  return squared < static_cast<U>(threshold);
-}
-
-// Whether anchor `row` and contrast `column` are positive, the self pair apart.
-__device__ __forceinline__ bool is_positive(const ContrastiveProblem& problem, int64_t row,
-                                            int64_t column) {
-  if (problem.anchor_groups != nullptr &&
-      problem.anchor_groups[row] == problem.contrast_groups[column]) {
-    return true;
+  if (problem.gaussian) {
+    const U weight = std::exp(squared * static_cast<U>(problem.gaussian_factor));
+    return static_cast<A>(weight) * positive_scale<A>();
   }
-  return problem.double_coordinates
-             ? within<double>(problem.anchor_coordinates, problem.contrast_coordinates, row, column,
-                              problem.dimensions, problem.squared_threshold)
-             : within<float>(problem.anchor_coordinates, problem.contrast_coordinates, row, column,
-                             problem.dimensions, problem.squared_threshold);
+  return squared < static_cast<U>(problem.squared_threshold) ? positive_scale<A>() : A(0);
 }
 
-// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij. Where
-// `counts` is false there is no such pair.
+// k of anchor `row` and contrast `column`, not of one group, times positive_scale.
+template <typename A>
+__device__ __forceinline__ A positive_weight(const ContrastiveProblem& problem, int64_t row,
+                                             int64_t column) {
+  return problem.double_coordinates ? positive_weight_of<A, double>(problem, row, column)
+                                    : positive_weight_of<A, float>(problem, row, column);
+}
+
+// 1 / temperature. The host does not know it where it is learned.
+template <typename A>
+__device__ __forceinline__ A inverse_temperature_of(const ContrastiveProblem& problem) {
+  return problem.learned_temperature == nullptr
+             ? static_cast<A>(problem.inverse_temperature)
+             : A(1) / *static_cast<const A*>(problem.learned_temperature);
+}
+
+// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij, times
+// positive_scale. Where `counts` is false there is no such pair.
 template <typename A>
 struct Pair {
   A logit;
@@ -112,13 +119,18 @@ struct Pair {
 
 template <typename A>
 __device__ __forceinline__ Pair<A> make_pair(const ContrastiveProblem& problem, int64_t row,
-                                             int64_t column, A dot) {
-  const A logit = rounded_product(dot, static_cast<A>(problem.inverse_temperature));
+                                             int64_t column, A dot, A inverse_temperature) {
+  const A logit = rounded_product(dot, inverse_temperature);
   if (column == self_column(row, problem.has_self, problem.self_offset, problem.columns)) {
     const A z = rounded_sum(logit, static_cast<A>(problem.log_self_weight));
-    return {logit, z, static_cast<A>(problem.self_weight), problem.self_weight > 0.0};
+    const A weight = static_cast<A>(problem.self_weight) * positive_scale<A>();
+    return {logit, z, weight, problem.self_weight > 0.0};
   }
-  return {logit, logit, is_positive(problem, row, column) ? A(1) : A(0), true};
+  if (problem.anchor_groups != nullptr &&
+      problem.anchor_groups[row] == problem.contrast_groups[column]) {
+    return {logit, logit, positive_scale<A>(), !problem.exclude_groups};
+  }
+  return {logit, logit, positive_weight<A>(problem, row, column), true};
 }
 
 // What the last launch came to: null, or CUDA's words.
@@ -140,6 +152,13 @@ const char* dispatch(Type type, const Launch& launch) {
     default:
       return launch(static_cast<float*>(nullptr));
   }
+}
+
+// The same with a null pointer of the accumulate type.
+template <typename Launch>
+const char* dispatch_accumulate(Type type, const Launch& launch) {
+  return type == Type::kDouble ? launch(static_cast<double*>(nullptr))
+                               : launch(static_cast<float*>(nullptr));
 }
 
 }  // namespace univa::cuda

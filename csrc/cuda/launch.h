@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "univa/objective.h"
+
 namespace univa::cuda {
 
 enum class Type : int { kFloat, kDouble, kBFloat16, kHalf };
@@ -21,8 +23,12 @@ struct ContrastiveProblem {
   int64_t columns;
   int64_t depth;
   int64_t dimensions;
+  const void* learned_temperature;  // one element of the accumulate type, or null:
   double inverse_temperature;
-  double squared_threshold;  // exact in the coordinates' type
+  bool gaussian;
+  double gaussian_factor;    // both exact in the coordinates' type
+  double squared_threshold;
+  bool exclude_groups;
   double self_weight;
   double log_self_weight;
   bool symmetric;
@@ -37,6 +43,28 @@ struct PriorProblem {
   int64_t rows;
   int64_t labels;
   bool norm;
+};
+
+struct ObjectiveProblem {
+  Type type;           // of the logits
+  const void* logits;  // [B, L]
+  const void* labels;  // [B, L], of the accumulate type
+  int64_t rows;        // B
+  int64_t columns;     // L
+  Classification classification;
+  bool has_prior;
+  Activation activation;  // of what the prior sees
+  double alpha;
+  bool skip_rows;
+  const void* learned_temperature;  // one element of the accumulate type, or null
+};
+
+// Some modalities of an objective, from `first` on, and the shares of their terms in the total.
+constexpr int kModalities = 16;
+struct Modalities {
+  int64_t first;
+  int64_t count;
+  double shares[kModalities];
 };
 
 // Each launch runs on `stream` (a cudaStream_t) of the current device and returns null, or what
@@ -60,5 +88,37 @@ const char* launch_prior_forward(const PriorProblem& problem, void* squared, voi
 // type.
 const char* launch_prior_backward(const PriorProblem& problem, const void* upstream, void* squared,
                                   void* grad_predictions, void* grad_similarity, void* stream);
+
+// unit [N, D]: the rows [N, D] of `type`, scaled to unit length.
+const char* launch_unit_rows(Type type, const void* rows, int64_t count, int64_t depth, void* unit,
+                             void* stream);
+
+// gradient [N, D] of `type`: that of the rows, from that of the scaled ones.
+const char* launch_unit_rows_backward(Type type, const void* rows, const void* unit,
+                                      const void* grad_unit, int64_t count, int64_t depth,
+                                      void* gradient, void* stream);
+
+// row_losses [B]: sums of the classification term; predictions [B, L]: what the prior sees, null
+// without one.
+const char* launch_objective_rows(const ObjectiveProblem& problem, void* row_losses,
+                                  void* predictions, void* stream);
+
+// terms [3 + M], of which terms[kPrior] is there already where there is a prior. losses [M, B],
+// stats [M, 4, B]. Modalities are taken in order: what came before is in terms[kTotal].
+const char* launch_objective_terms(const ObjectiveProblem& problem, const Modalities& modalities,
+                                   const void* row_losses, const void* losses, const void* stats,
+                                   void* terms, void* stream);
+
+// per_row [M, B]: gradients of the contrastive losses. for_logits [2]: of the classification term
+// and of the prior. grad_temperature: one element, null where none is learned; what came before is
+// in it.
+const char* launch_objective_upstream(const ObjectiveProblem& problem,
+                                      const Modalities& modalities, const void* grad_terms,
+                                      const void* stats, void* per_row, void* for_logits,
+                                      void* grad_temperature, void* stream);
+
+// grad_logits [B, L] of the logits' type; grad_predictions [B, L], null without a prior.
+const char* launch_objective_logits(const ObjectiveProblem& problem, const void* for_logits,
+                                    const void* grad_predictions, void* grad_logits, void* stream);
 
 }  // namespace univa::cuda

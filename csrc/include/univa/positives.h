@@ -1,4 +1,5 @@
-// Which pairs are positive: |u_i - v_j|_2 < radius (strict), or the same group.
+// How positive a pair is: 1 where |u_i - v_j|_2 < radius (strict), else 0; or, gaussian,
+// exp(-|u_i - v_j|^2 / (2 sigma^2)).
 #pragma once
 
 #include <cmath>
@@ -9,6 +10,13 @@
 #include "univa/rounding.h"
 
 namespace univa {
+
+// Sums and gradients take k_ij multiplied by this power of two, which is exact: far out in the tail
+// of gaussian positives k_ij and n_i are subnormal, where products round and 1 / n_i is infinite.
+template <typename T>
+UNIVA_HD constexpr T positive_scale() {
+  return sizeof(T) == sizeof(double) ? static_cast<T>(0x1p256) : static_cast<T>(0x1p40);
+}
 
 // sum + (a - b)^2. A fused multiply-add would move pairs that lie on the radius.
 template <typename T>
@@ -33,6 +41,15 @@ inline T squared_threshold(T radius) {
     threshold = std::nextafter(threshold, infinity);
   }
   return threshold;
+}
+
+// -1 / (2 sigma^2), kept off 0 and -inf: its product with a squared distance of inf or 0 is no NaN.
+template <typename T>
+inline T gaussian_factor(double sigma) {
+  const double factor = -0.5 / (sigma * sigma);
+  const double least = -static_cast<double>(std::numeric_limits<T>::max());
+  const double most = -static_cast<double>(std::numeric_limits<T>::min());
+  return static_cast<T>(factor < least ? least : factor > most ? most : factor);
 }
 
 // Column of the self pair of row i, or -1 where the contrast set holds no copy of it.

@@ -24,15 +24,15 @@ struct RowState {
   T maximum = negative_infinity<T>();  // max z_ij; never NaN, -inf while there is no pair
   T sum_e = 0;                         // sum e_j
   T sum_es = 0;                        // sum e_j s_ij
-  T sum_k = 0;                         // sum k_ij
+  T sum_k = 0;                         // sum k_ij, both multiplied by positive_scale
   T sum_ks = 0;                        // sum k_ij s_ij
 
   // What the exponentials are relative to. Zero instead of -inf keeps -inf - -inf away.
   UNIVA_HD T shift() const { return maximum == negative_infinity<T>() ? T(0) : maximum; }
 
   // Adds one pair. A self pair of weight 0 must not be pushed: it would take part in the maximum.
-  // A NaN is no maximum but makes sum_e NaN.
-  UNIVA_HD void push(T logit, T z, T positive) {
+  // A NaN is no maximum but makes sum_e NaN. weight: k_ij positive_scale.
+  UNIVA_HD void push(T logit, T z, T weight) {
     if (z > maximum) {
       const T scale = std::exp(maximum - z);  // exp(-inf) = 0 at the first pair
       sum_e *= scale;
@@ -42,8 +42,8 @@ struct RowState {
     const T e = std::exp(z - shift());
     sum_e += e;
     sum_es += e == T(0) ? T(0) : e * logit;  // 0 * -inf is 0 here
-    sum_k += positive;
-    sum_ks += positive == T(0) ? T(0) : positive * logit;
+    sum_k += weight;
+    sum_ks += weight == T(0) ? T(0) : weight * logit;
   }
 
   UNIVA_HD void merge(const RowState& other) {
@@ -63,13 +63,14 @@ struct RowState {
   }
 
   // (1/n) sum_j k_ij s_ij, 0 where there is no positive.
-  UNIVA_HD T positive_mean() const { return sum_k > T(0) ? sum_ks / sum_k : T(0); }
+  UNIVA_HD T positive_mean() const { return sum_k == T(0) ? T(0) : sum_ks / sum_k; }
 
   // E_i = sum_j p_ij s_ij, 0 where there is no pair.
   UNIVA_HD T expected_logit() const { return sum_e == T(0) ? T(0) : sum_es / sum_e; }
 
-  // l_i = log Z_i - (1/n_i) sum_j k_ij s_ij, 0 where there is no positive.
-  UNIVA_HD T loss() const { return sum_k > T(0) ? log_z() - positive_mean() : T(0); }
+  // l_i = log Z_i - (1/n_i) sum_j k_ij s_ij, 0 where there is no positive. NaN positives (gaussian
+  // ones of NaN coordinates) make it NaN.
+  UNIVA_HD T loss() const { return sum_k == T(0) ? T(0) : log_z() - positive_mean(); }
 };
 
 // Rows of the `stats` tensor [4, N].
