@@ -62,7 +62,7 @@ def row_counts(tensor: Tensor, group: dist.ProcessGroup | None = None) -> tuple[
     device = "cpu" if "cpu:" in dist.get_backend_config(group) else tensor.device
     own = torch.tensor([len(tensor)], device=device)
     every = own.new_empty(world)
-    dist.all_gather_into_tensor(every, own, group=group)
+    _collective("all_gather_single")(every, own, group=group)
     return tuple(every.tolist())
 
 
@@ -348,6 +348,16 @@ def _sizes(
     return tuple(sizes)
 
 
+def _collective(name: str) -> Callable[..., Any]:
+    """A collective by its name since torch 2.13, which deprecates the older one."""
+    older = {
+        "all_gather_single": "all_gather_into_tensor",
+        "reduce_scatter_single": "reduce_scatter_tensor",
+    }
+    found: Callable[..., Any] = getattr(dist, name if hasattr(dist, name) else older[name])
+    return found
+
+
 # Collectives take equal shapes: rows are padded to the most that any rank has.
 
 
@@ -361,7 +371,7 @@ class _Gather(torch.autograd.Function):
         padded = _pad(own, most)
         every = own.new_empty((len(sizes) * most, *own.shape[1:]))
         if every.numel():
-            dist.all_gather_into_tensor(every, padded, group=group)
+            _collective("all_gather_single")(every, padded, group=group)
         if min(sizes) == most:
             return every
         blocks = every.view(len(sizes), most, *own.shape[1:])
@@ -384,7 +394,7 @@ class _Scatter(torch.autograd.Function):
             padded = torch.cat([_pad(rows, most) for rows in torch.split(every, list(sizes))])
         own = every.new_empty((most, *every.shape[1:]))
         if own.numel():
-            dist.reduce_scatter_tensor(own, padded.contiguous(), group=group)
+            _collective("reduce_scatter_single")(own, padded.contiguous(), group=group)
         return own[: sizes[rank]]
 
     @staticmethod

@@ -17,13 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from univa_kernels import use_backend
+from univa_kernels import UniVALoss, UniVALossOutput, VASupConLoss, use_backend
 from univa_kernels.distributed import (
     gather_rows,
     row_counts,
     sum_over_ranks,
     va_supcon_loss_distributed,
 )
+from univa_kernels.losses.cross_batch_memory import CrossBatchMemory
 
 WORLDS = (2, 3)
 EVEN, RAGGED, EMPTY = (4, 4, 4), (5, 2, 6), (7, 0, 5)
@@ -63,6 +64,14 @@ SCENARIOS = {
     "first views": Scenario(options={"anchor_views": "one"}, extras=("views", "weights")),
     "memory": Scenario(EMPTY, options={"self_weight": 0.5}, extras=("memory", "groups")),
     "bank": Scenario(extras=("bank",)),
+}
+
+OBJECTIVE: dict[str, Any] = {
+    "temperature": 0.5,
+    "radius": 0.3,
+    "alpha": 0.4,
+    "prior": "norm",
+    "modality_weights": {"text": 3.0},
 }
 
 
@@ -129,6 +138,41 @@ def run_scenario(scenario: Scenario, rank: int, world: int) -> dict[str, Tensor]
         dist.all_reduce(averaged)
         result["temperature"] = averaged / world
     return result
+
+
+def objective(model: nn.Module, rows: dict[str, Tensor], loss: UniVALoss) -> UniVALossOutput:
+    """The whole objective of a rank's rows; the model makes logits and embeddings."""
+    outputs = model(rows["inputs"])
+    return loss(
+        outputs,
+        rows["groups"][:, None] == torch.arange(4),
+        {"text": outputs, "vision": 2 * outputs},
+        {"text": rows["coordinates"], "vision": rows["coordinates"].flip(1)},
+        torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4),
+    )
+
+
+def run_objective(rank: int, world: int) -> dict[str, Tensor]:
+    """UniVALoss with gather_distributed."""
+    model = DistributedDataParallel(make_model())
+    rows = make_batch(SCENARIOS["groups"], world)[rank]
+    output = objective(model, rows, UniVALoss(**OBJECTIVE, gather_distributed=True))
+    output.total.backward()
+    return {"total": output.total.detach(), "weight": model.module.weight.grad}
+
+
+def run_memory(rank: int, world: int) -> dict[str, Any]:
+    """CrossBatchMemory around VASupConLoss with gather_distributed, over a few steps."""
+    loss = VASupConLoss(0.5, 0.3, self_weight=0.5, gather_distributed=True)
+    memory = CrossBatchMemory(loss, 8)
+    model = DistributedDataParallel(make_model())
+    losses = []
+    for step in range(4):
+        rows = make_batch(SCENARIOS["even"], world)[rank]
+        value = memory(model(rows["inputs"] + step), rows["coordinates"])
+        value.backward()
+        losses.append(value.item())
+    return {"losses": losses, "weight": model.module.weight.grad}
 
 
 def run_collectives(rank: int, world: int) -> dict[str, Any]:
@@ -223,6 +267,8 @@ def run(folder: Path, rank: int, world: int) -> None:
             name: run_scenario(scenario, rank, world) for name, scenario in SCENARIOS.items()
         }
         result["collectives"] = run_collectives(rank, world)
+        result["objective"] = run_objective(rank, world)
+        result["memories"] = run_memory(rank, world)
         result["subgroup"] = run_subgroup(rank, world)
         result["refusals"] = run_refusals(rank, world)
     torch.save(result, folder / f"{world}_{rank}.pt")
@@ -231,6 +277,8 @@ def run(folder: Path, rank: int, world: int) -> None:
 
 
 def main(folder: Path) -> None:
+    import torch._dynamo  # DistributedDataParallel does; here once, before the fork
+
     context = torch.multiprocessing.get_context("fork")
     processes = [
         context.Process(target=run, args=(folder, rank, world), daemon=True)

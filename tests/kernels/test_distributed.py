@@ -11,14 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels.distributed_ranks import SCENARIOS, WORLDS, call, make_batch, make_model
-from univa_kernels import use_backend, va_supcon_loss
+from tests.kernels.distributed_ranks import (
+    OBJECTIVE,
+    SCENARIOS,
+    WORLDS,
+    call,
+    make_batch,
+    make_model,
+    objective,
+)
+from univa_kernels import UniVALoss, VASupConLoss, use_backend, va_supcon_loss
 from univa_kernels.distributed import (
     gather_rows,
     row_counts,
     sum_over_ranks,
     va_supcon_loss_distributed,
 )
+from univa_kernels.losses.cross_batch_memory import CrossBatchMemory
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not hasattr(os, "fork"),
@@ -50,8 +59,7 @@ def ranks(tmp_path_factory):
 
 def one_process(scenario, world):
     """Loss and gradients of the concatenated batch; with "none", of all rows' losses."""
-    batches = make_batch(scenario, world)
-    rows = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    rows = all_rows(scenario, world)
     model = make_model()
     more = {}
     if "temperature" in scenario.extras:
@@ -79,8 +87,8 @@ def test_ranks_are_one_process(ranks, name, world):
         parts = loss.split(scenario.sizes[:world])
     for rank in range(world):
         result = ranks[world, rank][name]
-        torch.testing.assert_close(result.pop("loss"), parts[rank], rtol=1e-12, atol=1e-12)
-        assert result.keys() == gradients.keys()
+        torch.testing.assert_close(result["loss"], parts[rank], rtol=1e-12, atol=1e-12)
+        assert result.keys() == {"loss", *gradients}
         for parameter, gradient in gradients.items():
             torch.testing.assert_close(result[parameter], gradient, rtol=1e-12, atol=1e-12)
     if name not in ("apart", "nothing", "one each"):
@@ -111,6 +119,41 @@ def test_collectives(ranks, world):
         assert got["total gradient"] == weight * 2 * weight
         assert "one entry for each" in got["wrong sizes"]
         assert "one entry for each" in got["wrong length"]
+
+
+def all_rows(scenario, world):
+    batches = make_batch(scenario, world)
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_objective(ranks, world):
+    model = make_model()
+    with use_backend("reference"):
+        output = objective(model, all_rows(SCENARIOS["groups"], world), UniVALoss(**OBJECTIVE))
+        output.total.backward()
+    assert all(output)
+    for rank in range(world):
+        got = ranks[world, rank]["objective"]
+        torch.testing.assert_close(got["total"], output.total.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(got["weight"], model.weight.grad, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_memories_of_all_ranks(ranks, world):
+    # 4 rows a step and rank and memories of 8: whole steps are forgotten on either side.
+    memory = CrossBatchMemory(VASupConLoss(0.5, 0.3, self_weight=0.5), 8 * world)
+    model, losses = make_model(), []
+    with use_backend("reference"):
+        for step in range(4):
+            rows = all_rows(SCENARIOS["even"], world)
+            loss = memory(model(rows["inputs"] + step), rows["coordinates"])
+            loss.backward()
+            losses.append(loss.item())
+    for rank in range(world):
+        got = ranks[world, rank]["memories"]
+        assert got["losses"] == pytest.approx(losses, rel=1e-12)
+        torch.testing.assert_close(got["weight"], model.weight.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_subgroup(ranks):
