@@ -202,6 +202,17 @@ def test_dtype_moves():
     assert memory.to("meta").embeddings.device.type == "meta"
 
 
+def test_reads_no_values():
+    # Tensors on "meta" have none: whatever asked for one would raise.
+    def loss(embeddings, coordinates, *, contrast_embeddings, self_offset, **_):
+        return (embeddings @ contrast_embeddings.T).sum() + self_offset
+
+    memory = CrossBatchMemory(loss, 12)
+    for embeddings, coordinates, groups in batches([5] * 4):
+        memory(embeddings.to("meta"), coordinates.to("meta"), groups=groups.to("meta"))
+    assert memory.filled == 12
+
+
 def test_compiles():
     def loss(embeddings, coordinates, *, contrast_embeddings, contrast_coordinates, self_offset):
         near = torch.cdist(coordinates, contrast_coordinates).exp()

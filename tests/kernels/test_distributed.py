@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kernels.cases import BACKENDS
 from tests.kernels.distributed_ranks import (
     OBJECTIVE,
     SCENARIOS,
@@ -184,6 +185,21 @@ def test_subgroup(ranks):
 def test_refuses(ranks, name, message):
     for world, rank in ranks:
         assert message.format(anchors=4 * world) in ranks[world, rank]["refusals"][name]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rank_without_rows_has_zero_gradients_for_the_others(backend):
+    # None instead would leave the other ranks waiting for its part of their gradients.
+    others = torch.randn(5, 4, requires_grad=True)
+    with use_backend(backend):
+        va_supcon_loss(
+            torch.zeros(0, 4, requires_grad=True),
+            torch.zeros(0, 2),
+            contrast_embeddings=others,
+            contrast_coordinates=torch.zeros(5, 2),
+            self_offset=0,
+        ).backward()
+    assert torch.equal(others.grad, torch.zeros(5, 4))
 
 
 def test_without_torch_distributed():
