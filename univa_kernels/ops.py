@@ -50,7 +50,7 @@ def contrastive(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     """`univa_kernels.reference.contrastive` by the compiled kernel of the tensors' device."""
-    return torch.ops.univa.contrastive_forward(
+    result: tuple[Tensor, Tensor] = torch.ops.univa.contrastive_forward(
         anchors,
         contrast,
         anchor_coordinates,
@@ -66,11 +66,13 @@ def contrastive(
         exclude_groups,
         normalize,
     )
+    return result
 
 
 def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Tensor:
     """`univa_kernels.reference.correlation_prior` by the compiled kernel of the device."""
-    return torch.ops.univa.correlation_prior_forward(predictions, similarity, form)
+    eta: Tensor = torch.ops.univa.correlation_prior_forward(predictions, similarity, form)
+    return eta
 
 
 def objective(
@@ -92,7 +94,7 @@ def objective(
     prior: str,
 ) -> Tensor:
     """`univa_kernels.reference.objective` in one call of the compiled kernel of the device."""
-    terms, _ = torch.ops.univa.objective_forward(
+    result: tuple[Tensor, Tensor] = torch.ops.univa.objective_forward(
         logits,
         labels,
         similarity,
@@ -110,7 +112,7 @@ def objective(
         classification,
         prior,
     )
-    return terms
+    return result[0]
 
 
 def _contrastive_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -190,7 +192,8 @@ def _objective_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
     logits, labels, similarity, learned, stats, *rows = ctx.saved_tensors
     count = len(ctx.weights)
     embeddings, coordinates = rows[:count], rows[count:]
-    no_rows, no_weights = [None] * count, None if count else []  # as torch flattens the inputs
+    no_rows: list[Tensor | None] = [None] * count
+    no_weights: list[Tensor] | None = None if count else []  # as torch flattens the inputs
     if grad is None:
         return (None, None, None, no_rows, no_rows, no_weights, *(None,) * 10)
     of_logits, of_similarity, of_temperature, of_embeddings = torch.ops.univa.objective_backward(

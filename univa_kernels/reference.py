@@ -8,7 +8,7 @@ imports nothing of this package.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,7 +77,7 @@ def contrastive(
             anchors = F.normalize(anchors.to(dtype), dim=1)
             contrast = None if contrast is None else F.normalize(contrast.to(dtype), dim=1)
         options = _Options(temperature, radius, sigma, self_weight, self_offset, exclude_groups)
-        losses, stats = _Contrastive.apply(
+        losses, stats = _contrastive(
             anchors,
             contrast,
             anchor_coordinates,
@@ -226,6 +226,9 @@ class _Contrastive(torch.autograd.Function):
             "univa_kernels: the losses do not run under torch.vmap; a loss couples all rows of a "
             "batch, so call it once per batch instead"
         )
+
+
+_contrastive: Callable[..., tuple[Tensor, Tensor]] = _Contrastive.apply
 
 
 def _blocks(
