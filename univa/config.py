@@ -129,7 +129,7 @@ class LossConfig:
     self_weight: float = 0.5
     """Weight of the self pair in the contrastive loss, in [0, 1]; 0.5 equals the authors' two equal
     views."""
-    no_positives: Literal["skip", "zero", "error"] = "skip"
+    no_positives: Literal["skip", "zero"] = "skip"
     """What an utterance without positives does to the contrastive mean."""
     normalize: bool = False
     """L2-normalise embeddings inside the contrastive loss."""
