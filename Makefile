@@ -18,6 +18,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict -p univa_kernels
 	$(BIN)/python -m pytest tests univa univa_kernels --doctest-modules
 
 $(VENV)/.packages: pyproject.toml constraints.txt

@@ -12,12 +12,18 @@ from univa_kernels.functional import (
     emotion_correlation_prior,
     va_supcon_loss,
 )
-from univa_kernels.losses import EmotionCorrelationPrior, UniVALoss, VASupConLoss
+from univa_kernels.losses import (
+    CrossBatchMemory,
+    EmotionCorrelationPrior,
+    UniVALoss,
+    VASupConLoss,
+)
 from univa_kernels.objective import UniVALossOutput, univa_loss
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CrossBatchMemory",
     "EmotionCorrelationPrior",
     "UniVALoss",
     "UniVALossOutput",

@@ -54,23 +54,17 @@ class Positives {
 
  private:
   // The coordinates in their own type; the columns' ones as [p, M], so that loops run along them.
+  // A gaussian's exponential is in T, that of the logits.
   template <typename U>
   struct Coordinates {
     const U* rows = nullptr;
     std::vector<U> columns;
-    bool gaussian = false;
     U threshold = 0;
-    U factor = 0;
 
     void prepare(const ContrastiveArguments& arguments) {
       rows = static_cast<const U*>(arguments.anchor_coordinates.const_data_ptr());
       const U* source = static_cast<const U*>(arguments.contrast_coordinates.const_data_ptr());
-      gaussian = arguments.options.sigma > 0;
-      if (gaussian) {
-        factor = gaussian_factor<U>(arguments.options.sigma);
-      } else {
-        threshold = squared_threshold(static_cast<U>(arguments.options.radius));
-      }
+      threshold = squared_threshold(static_cast<U>(arguments.options.radius));
       columns.resize(arguments.dimensions * arguments.columns);
       for (int64_t c = 0; c < arguments.columns; ++c) {
         for (int64_t d = 0; d < arguments.dimensions; ++d) {
@@ -91,10 +85,11 @@ class Positives {
           squared[c] = add_squared_difference(squared[c], coordinate, others[c]);
         }
       }
-      if (gaussian) {
+      if (arguments.options.sigma > 0) {
+        const T factor = gaussian_factor<T>(arguments.options.sigma);
 #pragma omp simd
         for (int64_t c = 0; c < count; ++c) {
-          positive[c] = static_cast<T>(vector_exp(squared[c] * factor)) * positive_scale<T>();
+          positive[c] = vector_exp(static_cast<T>(squared[c]) * factor) * positive_scale<T>();
         }
         return;
       }

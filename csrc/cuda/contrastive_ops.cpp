@@ -56,8 +56,9 @@ ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Embed
   problem.inverse_temperature = 1.0 / options.temperature;
   problem.gaussian = options.sigma > 0;
   if (problem.gaussian) {
-    problem.gaussian_factor =
-        wide ? gaussian_factor<double>(options.sigma) : gaussian_factor<float>(options.sigma);
+    problem.gaussian_factor = problem.type == Type::kDouble
+                                  ? gaussian_factor<double>(options.sigma)
+                                  : gaussian_factor<float>(options.sigma);
   } else {
     problem.squared_threshold = wide ? squared_threshold(options.radius)
                                      : squared_threshold(static_cast<float>(options.radius));

@@ -85,8 +85,8 @@ __device__ __forceinline__ A positive_weight_of(const ContrastiveProblem& proble
     squared = add_squared_difference(squared, u[d], v[d]);
   }
   if (problem.gaussian) {
-    const U weight = std::exp(squared * static_cast<U>(problem.gaussian_factor));
-    return static_cast<A>(weight) * positive_scale<A>();
+    const A exponent = static_cast<A>(squared) * static_cast<A>(problem.gaussian_factor);
+    return std::exp(exponent) * positive_scale<A>();
   }
   return squared < static_cast<U>(problem.squared_threshold) ? positive_scale<A>() : A(0);
 }

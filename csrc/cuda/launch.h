@@ -26,8 +26,8 @@ struct ContrastiveProblem {
   const void* learned_temperature;  // one element of the accumulate type, or null:
   double inverse_temperature;
   bool gaussian;
-  double gaussian_factor;    // both exact in the coordinates' type
-  double squared_threshold;
+  double gaussian_factor;    // exact in the accumulate type
+  double squared_threshold;  // exact in the coordinates' type
   bool exclude_groups;
   double self_weight;
   double log_self_weight;

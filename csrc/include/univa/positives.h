@@ -1,5 +1,6 @@
 // How positive a pair is: 1 where |u_i - v_j|_2 < radius (strict), else 0; or, gaussian,
-// exp(-|u_i - v_j|^2 / (2 sigma^2)).
+// exp(-|u_i - v_j|^2 / (2 sigma^2)). Distances are in the coordinates' type, exponentials in the
+// accumulate type.
 #pragma once
 
 #include <cmath>
