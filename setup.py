@@ -36,8 +36,13 @@ TARGET_TORCH = (2, 11)
 DEFAULT_CAPABILITIES = ("8.0", "9.0", "10.0")
 
 # -ffp-contract=off: whether a pair is positive must not depend on fused multiply-add.
-CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
-NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+CXX_FLAGS = (
+    "-std=c++17 -O3 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fopenmp-simd "
+    "-ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra"
+).split()
+NVCC_FLAGS = (
+    "-std=c++17 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall"
+).split()
 
 
 class BuildFailure(Exception):
