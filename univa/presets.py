@@ -47,6 +47,7 @@ def demo() -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=1e-3),
         threshold=ThresholdConfig(search="shared"),
         epochs=8,
+        threads=1,
     )
 
 
