@@ -63,7 +63,7 @@ def mosei_text() -> TrainConfig:
             feedforward_size=1536,
             text_encoder=default_text_encoder(),
         ),
-        data=DataConfig(source="authors-text", batch_size=64),
+        data=DataConfig(source="authors-text", batch_size=32, max_tokens=256),
         loss=LossConfig(temperature=0.7, radius=0.1, alpha=0.2),
         optimizer=OptimizerConfig(learning_rate=1e-3, text_encoder_learning_rate=5e-5),
         threshold=ThresholdConfig(search="per-label", objective="mean_f1"),
