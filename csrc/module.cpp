@@ -28,8 +28,7 @@ py::dict build_info() {
   py::dict info;
   info["version"] = UNIVA_VERSION;
   info["torch_build_version"] = TORCH_VERSION;
-  info["target_torch"] = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
-                         std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
+  info["target_torch"] = UNIVA_TARGET_TORCH;
 #if defined(__clang__)
   info["compiler"] = "clang " __clang_version__;
 #else

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.files import atomic_folder, recover_folder
 from univa.models import UniVA
@@ -86,7 +87,7 @@ def save_checkpoint(
     model: UniVA,
     *,
     progress: Progress,
-    config_digest: str,
+    config: TrainConfig,
     tokenizer: Any = None,
     extra: dict[str, Any] | None = None,
     state: dict[str, Any] | None = None,
@@ -97,7 +98,7 @@ def save_checkpoint(
         folder: its place; a checkpoint there is replaced once the new one is whole.
         model: the model, not wrapped by DistributedDataParallel.
         progress: where training stands.
-        config_digest: `TrainConfig.digest()` of the run.
+        config: of the run.
         tokenizer: of the text encoder, to be kept with it; None without one.
         extra: more for `meta.json`, such as thresholds and validation metrics.
         state: tensors, numbers, strings, lists and dicts to go on from; None where the checkpoint
@@ -107,16 +108,16 @@ def save_checkpoint(
         model.save_pretrained(temporary, tokenizer=tokenizer)
         if state is not None:
             torch.save(state, temporary / STATE)
-        meta = {"progress": asdict(progress), "config_digest": config_digest, **(extra or {})}
+        meta = {"progress": asdict(progress), **(extra or {}), "config": config.to_dict()}
         (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, *, config_digest: str) -> Checkpoint:
+def load_checkpoint(folder: Path, *, config: TrainConfig) -> Checkpoint:
     """Read a checkpoint's `meta.json` and training state, and check whose it is.
 
     Args:
         folder: a checkpoint folder.
-        config_digest: `TrainConfig.digest()` of the run that the checkpoint has to belong to.
+        config: of the run that the checkpoint has to belong to.
 
     Returns:
         The checkpoint. The model itself is read with `UniVA.from_pretrained(folder)`.
@@ -132,15 +133,16 @@ def load_checkpoint(folder: Path, *, config_digest: str) -> Checkpoint:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         Progress(**meta["progress"])
-        digest = meta["config_digest"]
+        written_with = meta["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a readable checkpoint description ({error}); use another checkpoint"
         ) from error
-    if digest != config_digest:
+    changes = TrainConfig.from_dict(written_with, source=str(path)).differences(config)
+    if changes:
         raise UserError(
-            f"{path}: this checkpoint is of another config (digest {digest[:12]}, the run's "
-            f"config.json has {config_digest[:12]}); use the checkpoint of this run or start anew"
+            f"{path}: this checkpoint is of another config than its run ({'; '.join(changes)} as "
+            "in config.json); use the checkpoint of this run, or start anew"
         )
     path = folder / STATE
     state = None

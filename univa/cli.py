@@ -170,6 +170,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         _say(f"univa: error: {error}")
         return 2
+    except BrokenPipeError:  # the reader went away, as with `univa train demo --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         _say("univa: interrupted")
         return 130

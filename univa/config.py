@@ -6,7 +6,6 @@ is set, by a message that names the field.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 # They say where and how a run goes on, not what it computes: `--resume` may change them.
-_RUNTIME_FIELDS = ("device", "progress", "resume", "run_folder", "save_every")
+_RUNTIME_FIELDS = ("device", "progress", "resume", "run_folder", "save_every", "threads")
 
 
 def _check(holds: bool, name: str, value: object, rule: str) -> None:
@@ -224,6 +223,9 @@ class TrainConfig:
     """bfloat16 runs the model (not the loss) under autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
+    threads: int = 0
+    """CPU threads of each process; 0 leaves the number to torch. The last bits of the results
+    depend on it. More than one slows small models down where other processes want the cores."""
     save_every: int = 500
     """Steps between checkpoints within an epoch; 0 saves at the ends of epochs only."""
     run_folder: str | None = None
@@ -235,7 +237,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least("", self, 1, "epochs")
-        _at_least("", self, 0, "save_every", "seed")
+        _at_least("", self, 0, "save_every", "seed", "threads")
         if self.model.prior != (self.loss.prior is not None):
             raise UserError(
                 f"--loss.prior is {self.loss.prior} but --model.prior is {self.model.prior}: a "
@@ -271,15 +273,10 @@ class TrainConfig:
         """Nested dict of plain JSON types."""
         return json.loads(json.dumps(asdict(self)))
 
-    def digest(self) -> str:
-        """SHA-256 of everything that decides the numbers of the run, in hex."""
-        content = {k: v for k, v in self.to_dict().items() if k not in _RUNTIME_FIELDS}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
     def differences(self, other: TrainConfig) -> list[str]:
-        """Where another config would give other numbers: "loss.alpha: 0.2 here, 0.4 there"."""
+        """Where another config would give other numbers: "loss.alpha is 0.2, not 0.4"."""
         return [
-            f"{name}: {here} here, {there} there"
+            f"{name} is {here}, not {there}"
             for name, here, there in _compare(self.to_dict(), other.to_dict(), "")
             if name not in _RUNTIME_FIELDS
         ]
@@ -303,7 +300,20 @@ class TrainConfig:
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not readable as JSON ({error})") from error
-        return _from_dict(cls, content, str(path), "")
+        return cls.from_dict(content, source=str(path))
+
+    @classmethod
+    def from_dict(cls, content: Any, *, source: str) -> TrainConfig:
+        """Undo `to_dict`. Fields that are missing get their defaults.
+
+        Args:
+            content: nested dicts.
+            source: what to name in messages.
+
+        Raises:
+            UserError: a field is unknown or its value not allowed.
+        """
+        return _from_dict(cls, content, source, "")
 
 
 def _compare(here: Any, there: Any, name: str) -> list[tuple[str, Any, Any]]:

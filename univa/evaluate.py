@@ -24,7 +24,7 @@ from univa.files import atomic_write_json
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import Metrics, compute_metrics, decide
 from univa.models import UniVA
-from univa.processes import choose_device
+from univa.processes import choose_device, cpu_threads
 
 __all__ = [
     "Evaluate",
@@ -122,7 +122,7 @@ def evaluate_best(
         UserError: the checkpoint or the data cannot be read, or do not belong together.
     """
     device = choose_device(config.device) if device is None else device
-    checkpoint = load_checkpoint(run / "checkpoints" / "best", config_digest=config.digest())
+    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config)
     model = UniVA.from_pretrained(checkpoint.folder).to(device)
     corpus = load_corpus(config) if corpus is None else corpus
     kept = checkpoint.folder / "text_encoder"
@@ -204,7 +204,8 @@ class Evaluate:
         """
         config = TrainConfig.load(self.run_folder / "config.json")
         device = choose_device(self.device)
-        results = evaluate_best(self.run_folder, config, (self.split,), device=device)
+        with cpu_threads(config.threads):  # the same sums as in training
+            results = evaluate_best(self.run_folder, config, (self.split,), device=device)
         metrics = results[self.split].metrics
         print(metrics_table({self.split: metrics}))
         content: dict[str, Any] = {self.split: metrics.to_dict()}

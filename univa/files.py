@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def recover_folder(path: str | os.PathLike[str]) -> bool:
         if target.is_dir():
             shutil.rmtree(old, ignore_errors=True)
         else:
-            old.rename(target)
+            with suppress(FileNotFoundError):  # another process of the run was quicker
+                old.rename(target)
     return target.is_dir()
 
 

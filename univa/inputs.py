@@ -78,10 +78,18 @@ def load_tokenizer(folder: str | Path) -> Any:
     from transformers import AutoTokenizer  # seconds of import time that word vectors do not need
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: no usable tokenizer ({reason}); give --text-encoder") from error
+    # Without tokenizer files transformers makes up a tokenizer that knows its special tokens only.
+    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    if not any(character.isalnum() for word in words for character in word):
+        raise UserError(
+            f"{folder}: no usable tokenizer (its vocabulary is empty); add the tokenizer's files, "
+            "or give another --text-encoder"
+        )
+    return tokenizer
 
 
 def make_collator(

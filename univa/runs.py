@@ -78,7 +78,7 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
     last = run / "checkpoints" / "last"
     if not recover_folder(last):
         return run, None
-    return run, load_checkpoint(last, config_digest=config.digest())
+    return run, load_checkpoint(last, config=config)
 
 
 def write_predictions(path: Path, result: SplitResult) -> None:

@@ -46,7 +46,7 @@ from univa.files import atomic_write_json
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
-from univa.processes import Interrupted, ProcessGroup, StopRequest
+from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
 from univa.runs import RunLog, find_run, write_predictions
 from univa.va.lexicon import similarity_matrix
 from univa_kernels import UniVALoss, UniVALossOutput
@@ -107,7 +107,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """
     group = ProcessGroup.start(config.device)
     try:
-        return _train(config.resolved(), group)
+        with cpu_threads(config.threads):
+            return _train(config.resolved(), group)
     finally:
         group.stop()
 
@@ -157,7 +158,6 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
             find_unused_parameters=config.uses_tokens,
         )
 
-    digest = config.digest()
     log = None
     if group.is_main:
         run.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                 run / "checkpoints" / "last",
                 model,
                 progress=progress,
-                config_digest=digest,
+                config=config,
                 tokenizer=tokenizer,
                 state={
                     "optimizer": optimizer.state_dict(),
@@ -262,7 +262,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                             run / "checkpoints" / "best",
                             model,
                             progress=progress,
-                            config_digest=digest,
+                            config=config,
                             tokenizer=tokenizer,
                             extra=result,
                         )
@@ -284,7 +284,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         return None
 
     # The only place that sees the test split. Nothing is chosen from here on.
-    meta = load_checkpoint(run / "checkpoints" / "best", config_digest=digest).meta
+    meta = load_checkpoint(run / "checkpoints" / "best", config=config).meta
     results = evaluate_best(run, config, ("valid", "test"), corpus=corpus, device=device)
     scores = {name: result.metrics for name, result in results.items()}
     content = {

@@ -23,9 +23,8 @@ LOAD_ERROR: str | None = None
 try:
     from univa_kernels import _C
 except ImportError as error:
-    LOAD_ERROR = (
-        "it was not built" if "_C" in str(error) and "cannot open" not in str(error) else str(error)
-    )
+    missing = str(error).startswith("cannot import name '_C'")
+    LOAD_ERROR = "it was not built" if missing else str(error)
 
 
 def extension_build_info() -> dict[str, Any]:

@@ -17,7 +17,7 @@ namespace {
 
 // The state of `count` pairs other than self pairs: z is the logit.
 template <typename T>
-RowState<T> reduce(const T* logits, const T* positive, int64_t count) {
+UNIVA_INLINE RowState<T> reduce_pairs(const T* logits, const T* positive, int64_t count) {
   RowState<T> state;
   T maximum = state.maximum;
 #pragma omp simd reduction(max : maximum)
@@ -44,6 +44,14 @@ RowState<T> reduce(const T* logits, const T* positive, int64_t count) {
   state.sum_k = sum_k;
   state.sum_ks = sum_ks;
   return state;
+}
+
+UNIVA_CLONES RowState<float> reduce(const float* logits, const float* positive, int64_t count) {
+  return reduce_pairs(logits, positive, count);
+}
+
+RowState<double> reduce(const double* logits, const double* positive, int64_t count) {
+  return reduce_pairs(logits, positive, count);
 }
 
 // Across tiles the sums go on in double: it costs nothing there.

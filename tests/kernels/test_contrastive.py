@@ -216,14 +216,15 @@ def test_integer_labels_as_coordinates(backend):
 
 
 def test_non_contiguous_inputs(backend):
-    wide = torch.randn(10, 14)
-    coordinates = torch.rand(2, 10).T
+    generator = torch.Generator().manual_seed(8)
+    wide = torch.randn(10, 14, generator=generator)
     for view in (wide[:, ::2], wide.T, wide[:, :1].expand(10, 6)):
-        points = coordinates if len(view) == 10 else torch.rand(2, len(view)).T
+        points = torch.rand(2, len(view), generator=generator).T
         with use_backend(backend):
             a = va_supcon_loss(view, points, radius=0.4)
             b = va_supcon_loss(view.contiguous(), points.contiguous(), radius=0.4)
-        assert torch.equal(a, b)
+        # BLAS may sum in another order where rows are strided.
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_only_what_needs_a_gradient_gets_one(backend):

@@ -173,7 +173,7 @@ def test_default_run_folders_do_not_collide(tmp_path: Path, monkeypatch):
 def test_resume_with_another_config(capsys, finished: Path):
     said = "config.json: the run has another config than the options say ("
     message = refused(capsys, "train", "--resume", str(finished), "--loss.alpha", "0.3")
-    assert f"{said}loss.alpha: 0.2 here, 0.3 there); drop these options" in message
+    assert f"{said}loss.alpha is 0.2, not 0.3); drop these options" in message
     message = refused(capsys, "train", "mosei-text", "--resume", str(finished))
     assert said in message
 
@@ -209,7 +209,8 @@ def test_checkpoint_of_another_config(capsys, copied: Path):
     edit_json(copied / "config.json", {"seed": 4})
     for args in (["train", "--resume", str(copied)], ["evaluate", str(copied)]):
         message = refused(capsys, *args)
-        assert "meta.json: this checkpoint is of another config (digest " in message
+        assert "meta.json: this checkpoint is of another config than its run (seed is" in message
+        assert "(seed is 1111, not 4 as in config.json)" in message
 
 
 def test_data_that_changed_since(capsys, copied: Path):

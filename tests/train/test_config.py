@@ -47,7 +47,9 @@ def test_wrong_value_is_named(kind, name, value, message):
         kind(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("save_every", -1), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("save_every", -1), ("seed", -1), ("threads", -1)]
+)
 def test_wrong_value_of_the_run(name, value):
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: {value} is not allowed"):
         replace(demo(), **{name: value})
@@ -71,19 +73,20 @@ def test_json_and_back(make, tmp_path: Path):
     path = tmp_path / "config.json"
     config.save(path)
     assert TrainConfig.load(path) == config
-    assert TrainConfig.load(path).digest() == config.digest()
+    content = json.loads(path.read_text())
+    del content["threads"]  # a field that is newer than the file
+    path.write_text(json.dumps(content))
+    assert TrainConfig.load(path).differences(config) == []
 
 
-def test_digest_is_of_what_decides_the_numbers():
+def test_differences_are_in_what_decides_the_numbers():
     config = demo()
     same = replace(config, resume="x", run_folder="y", device="cpu", progress=False, save_every=1)
-    assert same.digest() == config.digest()
     assert config.differences(same) == []
     other = replace(config, loss=replace(config.loss, alpha=0.3), seed=5)
-    assert other.digest() != config.digest()
     assert config.differences(other) == [
-        "loss.alpha: 0.2 here, 0.3 there",
-        "seed: 1111 here, 5 there",
+        "loss.alpha is 0.2, not 0.3",
+        "seed is 1111, not 5",
     ]
 
 

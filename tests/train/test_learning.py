@@ -15,7 +15,7 @@ from univa.cli import main
 from univa.errors import UserError
 from univa.inputs import load_corpus
 from univa.metrics import compute_metrics
-from univa.processes import ProcessGroup
+from univa.processes import ProcessGroup, cpu_threads
 from univa.train import _make_optimizer, train
 
 
@@ -199,3 +199,12 @@ def test_one_process_needs_no_group():
     group = ProcessGroup.start("cpu")
     values, flag = group.mean(torch.tensor([1.0, 2.0]), False)
     assert (group.is_main, values, flag, group.gather("a")) == (True, [1.0, 2.0], False, ["a"])
+
+
+def test_threads_are_the_configs_inside_only():
+    before = torch.get_num_threads()
+    with cpu_threads(2):
+        assert torch.get_num_threads() == 2
+        with cpu_threads(0):
+            assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before

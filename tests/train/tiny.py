@@ -1,6 +1,8 @@
 """A run of seconds, and what its folder holds."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,17 @@ from safetensors.torch import load_file
 
 from univa.config import SyntheticConfig, TrainConfig
 from univa.presets import demo
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The same sums in the same order as in the processes that tests start."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def tiny(**changes: Any) -> TrainConfig:

@@ -6,6 +6,7 @@ import torch
 import tyro
 from transformers import AutoModel, AutoTokenizer
 
+from univa.cli import main
 from univa.errors import UserError
 from univa.va.cli import FitText
 from univa.va.fit import FitSettings, agreement, fit_text
@@ -138,3 +139,25 @@ def test_missing_encoder_is_told_before_anything_is_written(table, tmp_path):
     with pytest.raises(UserError, match="no text encoder and tokenizer could be loaded"):
         _command(table, tmp_path / "none", tmp_path / "out" / "scorer").run()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "epochs: 0 is out of range; see --help"),
+        (["--value-range", "2", "1"], "value_range: 2 1 is no range"),
+        (["--valence-column", "valence"], "row 1: no column 'valence'"),
+        (["--max-tokens", "400"], "max_tokens: 400 is not between 3 and the 64 positions"),
+    ],
+)
+def test_command_line_tells_mistakes_in_one_line(
+    tiny_encoder, table, tmp_path, capsys, options, message
+):
+    output = tmp_path / "out" / "scorer"
+    paths = ["--data", str(table), "--encoder", str(tiny_encoder), "--output", str(output)]
+    assert main(["va", "fit-text", *paths, *options]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("univa:")]
+    assert len(errors) == 1
+    assert errors[0].startswith("univa: error: ")
+    assert message in errors[0]
+    assert not output.parent.exists()

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Does UniVA work on the GPU of this machine? One command, with the interpreter in hand:
+#
+#     PYTHON=python3 scripts/gpu_check.sh
+#
+# Needs Python 3.11 or later with a CUDA build of torch 2.11 or later, pybind11, setuptools 77 or
+# later, pytest and hypothesis; nvcc; a C++ compiler. Uses no network, makes no environment and
+# installs nothing. Builds the extension in place for the GPU that is there (TORCH_CUDA_ARCH_LIST
+# says otherwise), then runs the tests marked gpu and the kernel tests. Exit status 0: all passed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PYTHON=${PYTHON:-python3}
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "What is here"
+capability=$("$PYTHON" - <<'PY'
+import importlib.metadata
+import platform
+import sys
+
+
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def fail(message):
+    sys.exit(f"gpu_check: {message}")
+
+
+names = ("torch", "numpy", "pybind11", "setuptools", "pytest", "hypothesis", "pytest-timeout")
+found = {name: version(name) for name in names}
+print("python", platform.python_version(), sys.executable, file=sys.stderr)
+for name, value in found.items():
+    print(name, value or "not installed", file=sys.stderr)
+missing = [name for name in names[:-1] if found[name] is None]
+if missing:
+    fail(f"{sys.executable} lacks {', '.join(missing)}")
+if sys.version_info < (3, 11):
+    fail("Python 3.11 or later is needed")
+if int(found["setuptools"].split(".")[0]) < 77:
+    fail("setuptools 77 or later is needed to read pyproject.toml")
+
+import torch  # noqa: E402
+
+if torch.version.cuda is None:
+    fail(f"torch {torch.__version__} is a CPU build: nothing to check on a GPU")
+if not torch.cuda.is_available():
+    fail(f"torch {torch.__version__} (CUDA {torch.version.cuda}) sees no GPU on this machine")
+print("GPU", torch.cuda.get_device_name(), "of", torch.cuda.device_count(), file=sys.stderr)
+print("{}.{}".format(*torch.cuda.get_device_capability()))
+PY
+)
+command -v nvcc >/dev/null && nvcc --version | tail -n 2
+"${CXX:-c++}" --version | head -n 1
+
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
+say "Building in place for $TORCH_CUDA_ARCH_LIST"
+UNIVA_BUILD_EXTENSION=1 UNIVA_BUILD_CUDA=1 "$PYTHON" setup.py --quiet build_ext --inplace
+"$PYTHON" - <<'PY'
+import univa_kernels
+
+info = univa_kernels.build_info()
+for name, value in info.items():
+    print(f"{name}: {value}")
+assert info["backends"]["cuda"] is None, f"the cuda backend does not serve: {info['backends']['cuda']}"
+PY
+
+# By file: collecting every test would import what only training needs.
+mapfile -t marked < <(grep -rlE 'mark\.gpu\b' tests --include='test_*.py' | sort)
+status=0
+say "Tests marked gpu"
+"$PYTHON" -m pytest -m gpu "${marked[@]}" || status=1
+say "Kernel tests, the CPU backend's too"
+"$PYTHON" -m pytest -m "not gpu" tests/kernels || status=1
+if [ "$status" = 0 ]; then
+    say "Passed on this GPU"
+else
+    say "FAILED on this GPU: see above"
+fi
+exit "$status"
