@@ -252,7 +252,7 @@ def va_supcon_loss_distributed(
         ),
         **options,
     )
-    some = count > 0
+    some = count != 0
     if weights is not None:
         losses = losses * weights.to(losses.dtype)
     weight = torch.ones_like(losses) if weights is None else weights.to(losses.dtype)

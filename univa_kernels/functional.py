@@ -251,7 +251,7 @@ def va_supcon_loss(
         normalize=normalize,
     )
     sample_weights = _checks.rows_1d("sample_weights", sample_weights, embeddings, "embeddings")
-    some = count_of > 0
+    some = count_of != 0  # NaN coordinates make NaN, not 0
     if no_positives == "error" and not bool(some.all()):
         row = int((~some).nonzero()[0])
         raise ValueError(

@@ -137,7 +137,7 @@ def _contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | N
     if learned is not None:
         # Both expectations were kept by the forward: no second pass (docs/mathematics.md, 1).
         _, count, mean, energy = stats.unbind(0)
-        change = torch.where(count > 0, grad * (energy - mean), 0).sum()
+        change = torch.where(count != 0, grad * (energy - mean), 0).sum()
         of_temperature = -change.reshape(learned.shape) / learned
     return (
         grad_anchors,

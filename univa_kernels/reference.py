@@ -167,7 +167,7 @@ class _Contrastive(torch.autograd.Function):
         blocks = []
         for _, _, pairs in _blocks(*inputs):
             # With no positive the mean is over nothing: 0, and so is the row's loss.
-            some = pairs.count > 0
+            some = pairs.count != 0  # NaN is not nothing
             mean = pairs.weighted_logits(pairs.positives) / pairs.count.where(some, 1)
             energy = pairs.weighted_logits(pairs.softmax())
             loss = torch.where(some, pairs.log_z - mean, 0)
@@ -203,7 +203,7 @@ class _Contrastive(torch.autograd.Function):
             grad_temperature = None if learned is None else torch.zeros_like(learned)
             inputs = (anchors, contrast, *rest, ctx.options)
             for first, last, pairs in _blocks(*inputs):
-                some = pairs.count > 0
+                some = pairs.count != 0  # NaN is not nothing
                 share = pairs.positives / pairs.count.where(some, 1)[:, None]
                 scale = torch.where(some, grad[first:last], 0)
                 of_logits = scale[:, None] * (pairs.softmax() - share)  # dL / ds_ij, [n, M]
@@ -361,7 +361,7 @@ def objective(
                 False,
                 normalize,
             )
-            counted = (stats[1] > 0).sum().clamp(min=1) if skip_rows else max(1, len(losses))
+            counted = (stats[1] != 0).sum().clamp(min=1) if skip_rows else max(1, len(losses))
             terms.append(losses.sum() / counted)
         weighted = sum((w / 3 * t for w, t in zip(weights, terms, strict=True)), start=0 * eta)
         total = (1 - alpha) * (classified + eta) + alpha * weighted
