@@ -47,7 +47,7 @@ class Case:
 def cases(draw: st.DrawFn, *, max_n: int = 40, max_d: int = 24) -> Case:
     """Any combination of options, sizes that are no multiple of anything, ties in coordinates."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    n, d, p = draw(st.integers(1, max_n)), draw(st.integers(1, max_d)), draw(st.integers(1, 4))
+    n, d, p = draw(st.integers(1, max_n)), draw(st.integers(1, max_d)), draw(st.integers(1, 8))
     scale = draw(st.sampled_from([0.1, 1.0, 3.0]))
     coordinate_dtype = draw(st.sampled_from([torch.float32, torch.float64]))
 
