@@ -13,6 +13,8 @@ It is written beside its place and renamed into it; a crash never loses the prev
 from __future__ import annotations
 
 import json
+import math
+import pickle
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,12 +114,13 @@ def save_checkpoint(
         (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, *, config: TrainConfig) -> Checkpoint:
+def load_checkpoint(folder: Path, *, config: TrainConfig, best: bool = False) -> Checkpoint:
     """Read a checkpoint's `meta.json` and training state, and check whose it is.
 
     Args:
         folder: a checkpoint folder.
         config: of the run that the checkpoint has to belong to.
+        best: ask for what the best epoch carries: its number and a threshold for each label.
 
     Returns:
         The checkpoint. The model itself is read with `UniVA.from_pretrained(folder)`.
@@ -132,7 +135,9 @@ def load_checkpoint(folder: Path, *, config: TrainConfig) -> Checkpoint:
     path = folder / META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        Progress(**meta["progress"])
+        _check_progress(Progress(**meta["progress"]), config)
+        if best:
+            _check_best(meta, config)
         written_with = meta["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -150,11 +155,52 @@ def load_checkpoint(folder: Path, *, config: TrainConfig) -> Checkpoint:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # what a broken pickle raises is anybody's guess
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if isinstance(error, pickle.UnpicklingError):  # torch's text is advice to unpickle it
+                reason = "it is damaged, or holds more than tensors and plain values"
+            else:
+                reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"{path}: not a readable training state ({reason}); start the run anew"
             ) from error
+        parts = {"optimizer": dict, "scheduler": dict, "random": list}
+        if not isinstance(state, dict) or any(
+            not isinstance(state.get(name), kind) for name, kind in parts.items()
+        ):
+            raise UserError(
+                f"{path}: not a readable training state (no {', '.join(parts)} in it); start the "
+                "run anew"
+            )
     return Checkpoint(folder=folder, meta=meta, state=state)
+
+
+def _check_progress(progress: Progress, config: TrainConfig) -> None:
+    """ValueError where training cannot have stood."""
+    values = asdict(progress)
+    values = {"total_steps": values.pop("total_steps"), **values}  # it bounds the steps
+    most = {"epoch": config.epochs, "step": progress.total_steps, "best_epoch": config.epochs}
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name == "best_micro_f1":
+            possible = number and -1 <= value <= 1
+        else:
+            low = 1 if name == "total_steps" else 0
+            possible = isinstance(value, int) and number and low <= value
+            possible = possible and not (name in most and value > most[name])
+        if not possible:
+            raise ValueError(f"progress.{name} is {value!r}")
+
+
+def _check_best(meta: dict[str, Any], config: TrainConfig) -> None:
+    """ValueError or KeyError where the best epoch's decision is not whole."""
+    epoch, thresholds = meta["epoch"], meta["thresholds"]
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 1 <= epoch <= config.epochs:
+        raise ValueError(f"epoch is {epoch!r}")
+    if not isinstance(thresholds, dict):
+        raise ValueError(f"thresholds is {thresholds!r}")
+    for label in config.model.labels:
+        value = thresholds.get(label)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"thresholds: {label} is {value!r}")
 
 
 def random_state() -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _value_after(option: str, args: Sequence[str]) -> str | None:
 
 
 def _train(args: Sequence[str]) -> int:
-    config = parse_train(args)
+    config = parse_train(args)  # the arguments are the same in every process
     from univa.processes import Interrupted
     from univa.train import train
 
@@ -83,6 +83,12 @@ def _train(args: Sequence[str]) -> int:
     except Interrupted as stop:
         _say(f"univa: {stop}")
         return 128 + stop.signal
+    except UserError as error:
+        if _rank() == "0":
+            raise
+        # Data, device or loss may be wrong in this process alone.
+        print(f"univa: rank {_rank()}: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -178,7 +184,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
 def _say(line: str) -> None:
-    """Print for people; under torchrun every process fails alike and one of them tells."""
-    if os.environ.get("RANK", "0") == "0":
+    """Print for people what all processes of torchrun have in common; one of them tells."""
+    if _rank() == "0":
         print(line, file=sys.stderr)

@@ -7,10 +7,12 @@ is set, by a message that names the field.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -27,13 +29,48 @@ __all__ = [
     "TrainConfig",
 ]
 
-# They say where and how a run goes on, not what it computes: `--resume` may change them.
+# They say where and how a run goes on, not what it is: `--resume` may change them. The order of
+# sums depends on `device` and `threads`: with others a run goes on, but its last bits differ.
 _RUNTIME_FIELDS = ("device", "progress", "resume", "run_folder", "save_every", "threads")
 
 
 def _check(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise UserError(f"--{name.replace('_', '-')}: {value!r} is not allowed; it must be {rule}")
+
+
+def _check_types(section: str, config: Any) -> None:
+    """Check what a type says: choices, whole and finite numbers. A file may hold anything."""
+    hints = get_type_hints(type(config))
+    for item in fields(config):
+        value, hint = getattr(config, item.name), hints[item.name]
+        if is_dataclass(hint):
+            continue
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not any(_is(value, kind) for kind in kinds):
+            rule = " or ".join(_RULES.get(kind) or _choices(kind) for kind in kinds)
+            _check(False, f"{section}{item.name}", value, rule)
+
+
+_RULES: dict[Any, str] = {
+    bool: "true or false",
+    float: "a finite number",
+    int: "a whole number",
+    str: "a text",
+    type(None): "none",
+}
+
+
+def _choices(kind: Any) -> str:
+    return "one of " + ", ".join(get_args(kind))
+
+
+def _is(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(cast(float, value))
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _at_least(section: str, config: object, low: float, *names: str) -> None:
@@ -69,6 +106,7 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         section = "data.synthetic."
+        _check_types(section, self)
         _at_least(section, self, 1, "train_dialogues", "valid_dialogues", "test_dialogues")
         _at_least(section, self, 1, "mean_utterances", "text_size", "audio_size", "vision_size")
         _at_least(section, self, 0, "noise")
@@ -91,8 +129,8 @@ class DataConfig:
     context: bool = True
     """With a text encoder: encode each utterance within its dialogue, not by itself."""
     max_tokens: int = 512
-    """With a text encoder: tokens of the longest row; longer dialogues are cut around the
-    utterance."""
+    """With a text encoder: tokens of the longest row; longer dialogues are cut into consecutive
+    windows of whole utterances."""
     authors_normalization: bool = False
     """Normalise valence and arousal as the authors' code does: both columns by the mean and
     standard deviation of the valence column. Else each column by its own."""
@@ -100,6 +138,7 @@ class DataConfig:
     """The synthetic corpus."""
 
     def __post_init__(self) -> None:
+        _check_types("data.", self)
         _at_least("data.", self, 1, "batch_size")
         _at_least("data.", self, 3, "max_tokens")
 
@@ -134,6 +173,7 @@ class LossConfig:
     """L2-normalise embeddings inside the contrastive loss."""
 
     def __post_init__(self) -> None:
+        _check_types("loss.", self)
         _check(self.temperature > 0, "loss.temperature", self.temperature, "above 0")
         _check(0 <= self.alpha <= 1, "loss.alpha", self.alpha, "in [0, 1]")
         _check(0 <= self.self_weight <= 1, "loss.self_weight", self.self_weight, "in [0, 1]")
@@ -168,6 +208,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         name = "optimizer."
+        _check_types(name, self)
         _check(self.learning_rate > 0, f"{name}learning_rate", self.learning_rate, "above 0")
         encoder_rate = self.text_encoder_learning_rate
         _check(
@@ -196,6 +237,7 @@ class ThresholdConfig:
     """What the search maximises; mean_f1 is the mean of both."""
 
     def __post_init__(self) -> None:
+        _check_types("threshold.", self)
         _check(0 < self.value < 1, "threshold.value", self.value, "in (0, 1)")
 
 
@@ -222,10 +264,12 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the model (not the loss) under autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes CUDA where there is a GPU."""
+    """Where to compute; auto takes CUDA where there is a GPU. The last bits of the results depend
+    on it, also after `--resume`."""
     threads: int = 0
     """CPU threads of each process; 0 leaves the number to torch. The last bits of the results
-    depend on it. More than one slows small models down where other processes want the cores."""
+    depend on it, also after `--resume`. More than one slows small models down where other processes
+    want the cores."""
     save_every: int = 500
     """Steps between checkpoints within an epoch; 0 saves at the ends of epochs only."""
     run_folder: str | None = None
@@ -236,6 +280,7 @@ class TrainConfig:
     """Draw a progress bar."""
 
     def __post_init__(self) -> None:
+        _check_types("", self)
         _at_least("", self, 1, "epochs")
         _at_least("", self, 0, "save_every", "seed", "threads")
         if self.model.prior != (self.loss.prior is not None):
@@ -243,6 +288,14 @@ class TrainConfig:
                 f"--loss.prior is {self.loss.prior} but --model.prior is {self.model.prior}: a "
                 "model without prior needs both --loss.prior None and --model.no-prior"
             )
+        if self.data.source == "synthetic":
+            for option, value in (("--data", self.data.folder), ("--va-file", self.data.va_file)):
+                if value is not None:
+                    raise UserError(
+                        f"{option}: {value} would not be read, the data source is the synthetic "
+                        "corpus; give --data.source authors-text or the preset mosei-text, or "
+                        f"drop {option}"
+                    )
         if self.data.source == "authors-text" and not self.uses_tokens:
             raise UserError(
                 'data source "authors-text" has no word vectors: give a pretrained encoder with '
@@ -340,5 +393,7 @@ def _from_dict(kind: type[Any], content: Any, source: str, prefix: str) -> Any:
         values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {prefix.rstrip('.') or 'config'}: {error}") from error

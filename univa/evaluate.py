@@ -20,7 +20,7 @@ from torch import Tensor
 from univa.checkpoint import load_checkpoint
 from univa.config import TrainConfig
 from univa.data import Collator, Corpus, DialogueBatchSampler
-from univa.files import atomic_write_json
+from univa.files import atomic_write_json, check_writable
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import Metrics, compute_metrics, decide
 from univa.models import UniVA
@@ -122,7 +122,7 @@ def evaluate_best(
         UserError: the checkpoint or the data cannot be read, or do not belong together.
     """
     device = choose_device(config.device) if device is None else device
-    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config)
+    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config, best=True)
     model = UniVA.from_pretrained(checkpoint.folder).to(device)
     corpus = load_corpus(config) if corpus is None else corpus
     kept = checkpoint.folder / "text_encoder"
@@ -200,10 +200,13 @@ class Evaluate:
         """Print the table; return the unrounded metrics.
 
         Raises:
-            UserError: this is not a run folder, or its data or checkpoint cannot be read.
+            UserError: this is not a run folder, its data or checkpoint cannot be read, or the
+                output cannot be written.
         """
         config = TrainConfig.load(self.run_folder / "config.json")
         device = choose_device(self.device)
+        if self.output is not None:
+            check_writable(self.output)
         with cpu_threads(config.threads):  # the same sums as in training
             results = evaluate_best(self.run_folder, config, (self.split,), device=device)
         metrics = results[self.split].metrics

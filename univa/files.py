@@ -17,6 +17,8 @@ __all__ = [
     "atomic_path",
     "atomic_write_json",
     "atomic_write_text",
+    "check_writable",
+    "make_folder",
     "recover_folder",
 ]
 
@@ -41,7 +43,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise UserError(f"{target}: cannot write a file here, this is a folder")
-    _make_parent(target)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.stem}.tmp-{os.getpid()}{target.suffix}")
     try:
         yield temporary
@@ -91,15 +93,20 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         An empty folder.
 
     Raises:
-        UserError: the parent folder cannot be made.
+        UserError: the folder or its parent cannot be made.
     """
     target = Path(path)
-    _make_parent(target)
+    make_folder(target.parent)
     recover_folder(target)
     temporary = target.with_name(f"{target.name}.tmp")
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)  # left behind by a process that was killed
-    temporary.mkdir()
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot make this folder: {error.strerror}; give another place"
+        ) from error
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -133,11 +140,38 @@ def recover_folder(path: str | os.PathLike[str]) -> bool:
     return target.is_dir()
 
 
-def _make_parent(target: Path) -> None:
+def make_folder(path: Path, *, mend: str = "give another place") -> None:
+    """Make a folder and its parents; one that exists is left alone.
+
+    Args:
+        path: the folder.
+        mend: what the message tells to do.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{target.parent}: cannot make this folder: {error.strerror}") from error
+        raise UserError(f"{path}: cannot make this folder: {error.strerror}; {mend}") from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse before the work what `atomic_write_text` would refuse after it.
+
+    Raises:
+        UserError: as `atomic_write_text`.
+    """
+    try:
+        with suppress(_Tried), atomic_path(path) as temporary:
+            temporary.touch()
+            raise _Tried
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+class _Tried(Exception):
+    """Ends a trial, so that the temporary file goes away and the old file stays."""
 
 
 def _sync(path: Path) -> None:

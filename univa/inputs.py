@@ -9,6 +9,7 @@ from univa.config import TrainConfig
 from univa.data import Collator, Corpus, Split, VANormalizer, read_authors_text, synthetic_corpus
 from univa.errors import UserError
 from univa.models import UniVA
+from univa.tokenizer import load_tokenizer
 
 __all__ = ["load_corpus", "load_tokenizer", "make_collator"]
 
@@ -64,32 +65,6 @@ def load_corpus(config: TrainConfig) -> Corpus:
             "which the contrastive loss needs; give scores, or --loss.alpha 0"
         )
     return corpus
-
-
-def load_tokenizer(folder: str | Path) -> Any:
-    """Load the tokenizer that belongs to a text encoder.
-
-    Args:
-        folder: folder or hub name for `transformers.AutoTokenizer`.
-
-    Raises:
-        UserError: there is none.
-    """
-    from transformers import AutoTokenizer  # seconds of import time that word vectors do not need
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder}: no usable tokenizer ({reason}); give --text-encoder") from error
-    # Without tokenizer files transformers makes up a tokenizer that knows its special tokens only.
-    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
-    if not any(character.isalnum() for word in words for character in word):
-        raise UserError(
-            f"{folder}: no usable tokenizer (its vocabulary is empty); add the tokenizer's files, "
-            "or give another --text-encoder"
-        )
-    return tokenizer
 
 
 def make_collator(

@@ -93,15 +93,19 @@ def choose_device(name: Literal["auto", "cpu", "cuda"], index: int = 0) -> torch
         index: which GPU.
 
     Raises:
-        UserError: "cuda" without such a GPU that torch can use.
+        UserError: "cuda" without such a GPU that torch can use, or fewer GPUs than torchrun has
+            started processes on this machine; every one of them says so.
     """
     count = torch.cuda.device_count()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if name == "cpu" or (name == "auto" and count == 0):
         return torch.device("cpu")
-    if index >= count:
+    if count == 0:
+        raise UserError("--device: torch sees no CUDA device; give --device cpu")
+    if max(index + 1, processes) > count:
         raise UserError(
-            f"--device: torch sees {count} CUDA devices, this process needs one more; give "
-            "--device cpu or start fewer processes"
+            f"--device: {max(index + 1, processes)} processes on this machine, but torch sees "
+            f"{count} CUDA device{'s' * (count > 1)}; start {count} at most, or give --device cpu"
         )
     return torch.device("cuda", index)
 

@@ -22,9 +22,14 @@ class RunLog:
 
     def __init__(self, path: Path, *, keep_bytes: int) -> None:
         """Open the log; what lies after the first `keep_bytes` bytes is cut off."""
-        path.touch()
-        self._file = path.open("r+b")
-        self._file.truncate(min(keep_bytes, path.stat().st_size))
+        try:
+            path.touch()
+            self._file = path.open("r+b")
+            self._file.truncate(min(keep_bytes, path.stat().st_size))
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot write the log: {error.strerror}; move it away or start anew"
+            ) from error
         self._file.seek(0, 2)
 
     def write(self, **record: Any) -> None:

@@ -42,7 +42,7 @@ from univa.config import TrainConfig
 from univa.data import DialogueBatchSampler, VANormalizer
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
-from univa.files import atomic_write_json
+from univa.files import atomic_write_json, make_folder
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
@@ -160,7 +160,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
 
     log = None
     if group.is_main:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run, mend="give another --run-folder")
         if checkpoint is None:
             config.save(run / "config.json")
         log = RunLog(run / "log.jsonl", keep_bytes=progress.log_bytes)
@@ -273,6 +273,9 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                 progress.epoch += 1
                 progress.batch = 0
                 save_last()
+            # A signal since the last step's agreement: the processes agree once more.
+            if group.mean(torch.zeros(1, device=device), stop.requested)[1]:
+                stop.now()
     except StopRequest.Stop as request:
         save_last()
         raise Interrupted(request.signal, run, progress.step, progress.total_steps) from None
@@ -284,7 +287,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         return None
 
     # The only place that sees the test split. Nothing is chosen from here on.
-    meta = load_checkpoint(run / "checkpoints" / "best", config=config).meta
+    meta = load_checkpoint(run / "checkpoints" / "best", config=config, best=True).meta
     results = evaluate_best(run, config, ("valid", "test"), corpus=corpus, device=device)
     scores = {name: result.metrics for name, result in results.items()}
     content = {
@@ -349,9 +352,10 @@ def _restore(
     if state is None:
         raise UserError(f"{checkpoint.folder}: no training state here to go on from")
     if len(state["random"]) != group.size:
+        size, run = len(state["random"]), checkpoint.folder.parents[1]
         raise UserError(
-            f"{checkpoint.folder}: the run has {len(state['random'])} processes, not {group.size}; "
-            f"go on with: torchrun --nproc-per-node {len(state['random'])} -m univa.train --resume"
+            f"{checkpoint.folder}: the run has {size} processes, not {group.size}; go on with: "
+            f"torchrun --nproc-per-node {size} -m univa.train --resume {run}"
         )
     if progress.total_steps != fresh.total_steps:
         raise UserError(

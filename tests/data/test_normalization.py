@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from hypothesis import given
@@ -35,13 +33,11 @@ def test_normalised_scores_have_mean_0_and_std_1_on_each_axis(count, seed, scale
     assert torch.allclose(normalised.std(0), torch.ones(2, dtype=torch.float64), atol=1e-9)
 
 
-def test_the_statistics_are_those_of_the_split_and_survive_json():
+def test_the_statistics_are_those_of_the_split():
     points = [(0.0, 10.0), (1.0, 30.0), (2.0, 20.0)]
     normalizer = VANormalizer.fit(split_of(points))
     assert normalizer.mean == {"audio": (1.0, 20.0)}
     assert normalizer.std == {"audio": (1.0, 10.0)}  # unbiased
-    again = VANormalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))
-    assert again == normalizer
     assert normalizer.apply(torch.tensor([[3.0, 0.0]]), "audio").tolist() == [[2.0, -2.0]]
 
 
@@ -83,20 +79,3 @@ def test_bad_scores():
     normalizer = VANormalizer.fit(split_of([(0.0, 0.1), (1.0, 0.2)]))
     with pytest.raises(UserError, match=r"no statistics to normalise .* of vision"):
         normalizer.apply(torch.zeros(1, 2), "vision")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"mean": {"text": [0, 0]}},
-        {"mean": {"text": [0, 0]}, "std": {"text": [1, 0]}},
-        {"mean": {"text": [0, 0]}, "std": {"text": [1]}},
-        {"mean": {"text": [0, float("nan")]}, "std": {"text": [1, 1]}},
-        {"mean": {"smell": [0, 0]}, "std": {"smell": [1, 1]}},
-        {"mean": {"text": [0, 0]}, "std": {"text": [1, 1], "audio": [1, 1]}},
-    ],
-)
-def test_bad_statistics(values):
-    with pytest.raises(UserError, match="not the statistics of valence-arousal scores"):
-        VANormalizer.from_dict(values)

@@ -103,3 +103,12 @@ def test_real_encoder(minilm):
     out = model(text=dialogues(pad_token=0))
     assert out.logits.shape == (5, 3)
     assert out.logits.isfinite().all()
+
+
+def test_damaged_weights_are_one_line(encoder_folder, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(encoder_folder, folder)
+    (folder / "model.safetensors").write_bytes(b"junk" * 20)
+    with pytest.raises(UserError, match="damaged: cannot load a text encoder: ") as caught:
+        load_text_encoder(folder)
+    assert "\n" not in str(caught.value)

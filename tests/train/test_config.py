@@ -97,7 +97,7 @@ def test_differences_are_in_what_decides_the_numbers():
         ({"loss": {"tau": 1}}, "unknown field loss.tau; remove it"),
         ({"loss": 3}, "field loss must be an object"),
         ({"epochs": 0}, "--epochs: 0 is not allowed"),
-        ({"epochs": "three"}, "config: "),
+        ({"epochs": "three"}, "--epochs: 'three' is not allowed; it must be a whole number"),
         ({"model": {"labels": ["a"], "hidden_size": -1}}, "model: "),
     ],
 )

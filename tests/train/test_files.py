@@ -11,6 +11,7 @@ from univa.files import (
     atomic_path,
     atomic_write_json,
     atomic_write_text,
+    check_writable,
     recover_folder,
 )
 
@@ -92,3 +93,25 @@ def test_recovers_from_a_crash_between_the_renames(tmp_path: Path):
     old.mkdir()  # the crash came after both renames
     assert recover_folder(tmp_path / "last")
     assert names(tmp_path) == ["last"]
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")  # refuses root, too
+    (tmp_path / "out.tmp").write_text("")  # in the way of the temporary folder
+    for name in ("loop/scorer", "out"):
+        trial = atomic_folder(tmp_path / name)
+        with pytest.raises(UserError, match="cannot make this folder: ") as caught, trial:
+            pass
+        assert "\n" not in str(caught.value)
+
+
+def test_trial_leaves_everything_as_it_was(tmp_path: Path):
+    target = tmp_path / "scores.json"
+    check_writable(target)
+    assert names(tmp_path) == []
+    target.write_text("old")
+    check_writable(target)
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["scores.json"]
+    with pytest.raises(UserError, match="this is a folder"):
+        check_writable(tmp_path)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,24 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # moment -> (which occurrence, steps between checkpoints). An epoch has 5 or 6 steps.
 KILLS = {"step": (9, 2), "half-written": (4, 2), "between-renames": (3, 2)}
+
+
+# `univa train`, to which the keyboard sends SIGINT when the third step is logged.
+INTERRUPTED = """
+import os, signal, sys
+from univa.cli import main
+from univa.runs import RunLog
+
+write = RunLog.write
+
+def signalling(self, **record):
+    write(self, **record)
+    if record["step"] == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+
+RunLog.write = signalling
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +89,16 @@ def test_killed_before_the_first_checkpoint(finished: Path, tmp_path: Path):
 def test_ctrl_c_saves_and_tells_how_to_go_on(finished: Path, tmp_path: Path):
     run = tmp_path / "run"
     config = tiny(save_every=0, run_folder=str(run))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "univa.train", *options(config)],
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *options(config)],
         cwd=ROOT,
         env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=300,
     )
-    log, deadline = run / "log.jsonl", time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    error = result.stderr
+    assert result.returncode == 130, error
     assert error.startswith("univa: stopped by SIGINT at step ")
     assert error.endswith(f"state saved; go on with: univa train --resume {run}\n")
     assert error.count("\n") == 1
@@ -129,6 +143,23 @@ def test_signal_during_validation_stops_there(finished, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         train(tiny(run_folder=str(run)))
     assert not any(record["event"] == "epoch" for record in read_log(run))
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_signal_after_the_last_validation_is_not_lost(finished, tmp_path, monkeypatch):
+    write = RunLog.write
+
+    def signalling(self, **record):
+        write(self, **record)
+        if record["event"] == "epoch" and record["epoch"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunLog, "write", signalling)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match=r"stopped by SIGINT at step (\d+) of \1, state saved"):
+        train(tiny(run_folder=str(run)))
+    assert not (run / "metrics.json").exists()
     train(tiny(resume=str(run)))
     assert_same_run(run, finished)
 

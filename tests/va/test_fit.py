@@ -136,7 +136,7 @@ def test_failing_fit_leaves_nothing(tiny_encoder, table, tmp_path, monkeypatch):
 
 
 def test_missing_encoder_is_told_before_anything_is_written(table, tmp_path):
-    with pytest.raises(UserError, match="no text encoder and tokenizer could be loaded"):
+    with pytest.raises(UserError, match="no text encoder could be loaded"):
         _command(table, tmp_path / "none", tmp_path / "out" / "scorer").run()
     assert not (tmp_path / "out").exists()
 

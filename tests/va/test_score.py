@@ -139,3 +139,15 @@ def test_cuda_where_there_is_none(folder, scorer, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device: cuda is asked for, but torch sees no GPU"):
         _command(folder, scorer, tmp_path / "out.json", "--device", "cuda").run()
+
+
+def test_stale_scores_are_replaced(folder, scorer):
+    output = folder / "preprocess_data" / "raw_utt_text_textVA.json"
+    _command(folder, scorer, output).run()
+    whole = output.read_text(encoding="utf-8")
+    stale = json.loads(whole)
+    del stale["valid"]["v3_1"]
+    for content in (json.dumps(stale), "{"):
+        output.write_text(content, encoding="utf-8")
+        _command(folder, scorer, output).run()
+        assert output.read_text(encoding="utf-8") == whole

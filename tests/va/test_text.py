@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -92,11 +93,24 @@ def test_broken_folders(scorer, tmp_path, tiny_encoder):
 
 
 def test_encoder_that_cannot_be_loaded(tmp_path, tiny_encoder):
-    with pytest.raises(UserError, match="no text encoder and tokenizer could be loaded") as caught:
+    with pytest.raises(UserError, match="no text encoder could be loaded") as caught:
         TextVAScorer.from_encoder(tmp_path / "none")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="max_tokens: 99 is not between 3 and the 64 positions"):
         TextVAScorer.from_encoder(tiny_encoder, max_tokens=99)
+
+
+def test_tokenizer_without_its_files(scorer, tmp_path, tiny_encoder):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_encoder, bare)
+    scorer.save_pretrained(tmp_path / "saved")
+    for folder in (bare, tmp_path / "saved" / "tokenizer"):
+        for path in folder.glob("*token*"):
+            path.unlink()
+    with pytest.raises(UserError, match="bare: no usable tokenizer"):
+        TextVAScorer.from_encoder(bare, max_tokens=16)
+    with pytest.raises(UserError, match="saved"):
+        TextVAScorer.from_pretrained(tmp_path / "saved")
 
 
 @settings(max_examples=50, deadline=None)

@@ -51,6 +51,7 @@ def read_authors_text(
     va_file: Path | str | None = None,
     labels: Sequence[str] | None = None,
     require_va: bool = False,
+    scores: bool = True,
 ) -> Corpus:
     """Read text, labels and, where there are any, valence-arousal scores of the text.
 
@@ -62,6 +63,7 @@ def read_authors_text(
         labels: Emotions to predict, in the order wanted; None takes all of the data set
             (`MOSEI_LABELS`, `M3ED_LABELS`).
         require_va: Whether absent scores are an error.
+        scores: Whether to read scores at all; False where they are about to be written anew.
 
     Returns:
         The corpus, with text and labels; `coordinates["text"]` as scored (not normalised) where
@@ -97,9 +99,9 @@ def read_authors_text(
             )
 
     scores_path = Path(va_file) if va_file is not None else folder / _SCORES
-    scores: dict[str, tuple[float, float]] | None = None
-    if va_file is not None or require_va or scores_path.exists():
-        scores = _read_scores(scores_path, structure)
+    points: dict[str, tuple[float, float]] | None = None
+    if scores and (va_file is not None or require_va or scores_path.exists()):
+        points = _read_scores(scores_path, structure)
 
     splits = {}
     for split in _SPLITS:
@@ -109,8 +111,8 @@ def read_authors_text(
             for name in ids:
                 found = annotated[name]
                 coordinates: dict[Modality, tuple[float, float]] = {}
-                if scores is not None:
-                    coordinates["text"] = scores[name]
+                if points is not None:
+                    coordinates["text"] = points[name]
                 utterances.append(
                     Utterance(
                         id=name,

@@ -1,19 +1,19 @@
 """Normalisation of valence-arousal scores, which gives the loss's radius its unit.
 
 The radius of the contrastive loss (0.1 in the authors' runs) is a distance between *normalised*
-scores, so the statistics belong to the run: they are fitted on the train split and kept with it.
+scores. The statistics are those of the run's train split, fitted anew whenever the run goes on;
+nothing but the loss needs them, so they are not stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from univa.batch import MODALITIES, Modality
+from univa.batch import Modality
 from univa.data.corpus import Split
 from univa.errors import UserError
 
@@ -111,36 +111,3 @@ class VANormalizer:
         mean = coordinates.new_tensor(self.mean[modality])
         std = coordinates.new_tensor(self.std[modality])
         return (coordinates - mean) / std
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the statistics as JSON-able values: {"mean": {...}, "std": {...}}."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VANormalizer:
-        """Read what `to_dict` gave, also after a round trip through JSON.
-
-        Raises:
-            UserError: the values are not such statistics.
-        """
-        try:
-            mean = {
-                name: _pair(values["mean"][name]) for name in MODALITIES if name in values["mean"]
-            }
-            std = {name: _pair(values["std"][name]) for name in mean}
-            known = set(values["mean"]) == set(mean) and set(values["std"]) == set(std)
-        except (KeyError, TypeError, ValueError):
-            known = False
-        if not known or any(not spread > 0 for pair in std.values() for spread in pair):
-            raise UserError(
-                "not the statistics of valence-arousal scores: expected "
-                '{"mean": {modality: [v, a]}, "std": {modality: [v, a]}} with std above 0'
-            )
-        return cls(mean=mean, std=std)
-
-
-def _pair(values: Any) -> tuple[float, float]:
-    valence, arousal = (float(value) for value in values)
-    if not bool(torch.isfinite(torch.tensor([valence, arousal])).all()):
-        raise ValueError("not finite")
-    return valence, arousal

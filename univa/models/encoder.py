@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -192,7 +193,7 @@ def load_text_encoder(source: str | Path, *, weights: bool = True) -> nn.Module:
                 missing = sorted(report["missing_keys"])
             else:
                 encoder = AutoModel.from_config(config)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{source}: cannot load a text encoder: {reason}") from error
     missing = [key for key in missing if not key.startswith("pooler.")]

@@ -11,7 +11,7 @@ import tyro
 
 from univa.data import read_authors_text
 from univa.errors import UserError
-from univa.files import atomic_folder, atomic_write_json
+from univa.files import atomic_folder, atomic_write_json, check_writable
 from univa.va.fit import FitSettings, fit_text, model_card
 from univa.va.score import score_corpus
 from univa.va.table import TableFormat, read_va_table
@@ -93,10 +93,12 @@ class ScoreText:
         Raises:
             UserError: bad input. Then the output is as it was.
         """
-        corpus = read_authors_text(self.data)
+        # Scores that are there may be stale or broken: they are what this replaces.
+        corpus = read_authors_text(self.data, scores=False)
         scorer = TextVAScorer.from_pretrained(self.scorer).to(_device(self.device))
         if self.max_tokens is not None:
             scorer.set_max_tokens(self.max_tokens)
+        check_writable(self.output)
         scores = score_corpus(scorer, corpus, batch_size=self.batch_size, progress=self.progress)
         atomic_write_json(self.output, scores)
         print(f"{sum(map(len, scores.values()))} utterances scored into {self.output}")

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
 from univa.errors import UserError
+from univa.tokenizer import load_tokenizer
 
 __all__ = ["DIMENSIONS", "TextVAScorer", "length_buckets"]
 
@@ -71,16 +72,15 @@ class TextVAScorer(nn.Module):
         """
         try:
             config = AutoConfig.from_pretrained(source)
-            tokenizer = AutoTokenizer.from_pretrained(source)
             encoder = AutoModel.from_pretrained(source, config=config).float()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
-                f"{source}: no text encoder and tokenizer could be loaded from it "
+                f"{source}: no text encoder could be loaded from it "
                 f"({_first_line(error)}); give a folder written by save_pretrained, or a hub name"
             ) from None
         if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
             raise UserError(f"{source}: {config.model_type} is no plain encoder; give another one")
-        scorer = cls(encoder, tokenizer, dropout=dropout)
+        scorer = cls(encoder, load_tokenizer(source), dropout=dropout)
         scorer.set_max_tokens(max_tokens)
         return scorer
 
@@ -211,8 +211,9 @@ class TextVAScorer(nn.Module):
                 "give a folder that `univa va fit-text` wrote"
             ) from None
         try:
-            # A folder given as Path never falls back to a hub name.
-            tokenizer = AutoTokenizer.from_pretrained(folder / _TOKENIZER, local_files_only=True)
+            if not (folder / _TOKENIZER).is_dir():  # its name must not become a hub name
+                raise FileNotFoundError(f"no folder {_TOKENIZER}")
+            tokenizer = load_tokenizer(folder / _TOKENIZER)
             encoder = AutoModel.from_config(
                 AutoConfig.from_pretrained(folder / _ENCODER, local_files_only=True)
             )
