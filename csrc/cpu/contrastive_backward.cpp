@@ -20,25 +20,37 @@ namespace univa::cpu {
 
 namespace {
 
+// RowGradients of the columns' own rows, from one column on; null where they have no such role.
+template <typename T>
+struct ColumnGradients {
+  const T* log_z = nullptr;
+  const T* scale = nullptr;
+  const T* count = nullptr;
+};
+
 // RowGradient of every row, one array per field so that loops can run along it.
 template <typename T>
 struct RowGradients {
   std::vector<T> log_z;
   std::vector<T> scale;
-  std::vector<T> positive;
+  std::vector<T> count;
 
   RowGradients(const T* upstream, const T* stats, int64_t rows)
-      : log_z(rows), scale(rows), positive(rows) {
+      : log_z(rows), scale(rows), count(rows) {
     for (int64_t row = 0; row < rows; ++row) {
       const RowGradient<T> gradient = RowGradient<T>::make(
           upstream[row], stats[kLogZ * rows + row], stats[kCount * rows + row]);
       log_z[row] = gradient.log_z;
       scale[row] = gradient.scale;
-      positive[row] = gradient.positive;
+      count[row] = gradient.count;
     }
   }
 
-  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], positive[row]}; }
+  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], count[row]}; }
+
+  ColumnGradients<T> from(int64_t row) const {
+    return {log_z.data() + row, scale.data() + row, count.data() + row};
+  }
 };
 
 // Gradient rows of one set of embeddings, [rows, depth]; products are added block by block.
@@ -87,31 +99,40 @@ class GradientSum {
   std::vector<bool> started_;
 };
 
-// Turns a row of dot products into coefficients of its pairs, 1/temperature included. `others`:
-// the gradients of the columns' own rows where the pair has both roles, else null.
+// Turns a row of dot products into the coefficients of its pairs, 1/temperature included.
 template <typename T>
-void coefficients_in_place(T* row_of_tile, const T* positive, int64_t count,
-                           T inverse_temperature, const RowGradient<T>& row,
-                           const RowGradients<T>* others, int64_t column) {
-  if (others == nullptr) {
+UNIVA_INLINE void fill_coefficients(T* row_of_tile, const T* positive, int64_t count,
+                                    T inverse_temperature, const RowGradient<T>& row,
+                                    const ColumnGradients<T>& others) {
+  if (others.log_z == nullptr) {
 #pragma omp simd
     for (int64_t c = 0; c < count; ++c) {
       const T logit = row_of_tile[c] * inverse_temperature;
-      const T own = row.scale * vector_exp(logit - row.log_z) - positive[c] * row.positive;
+      const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
       row_of_tile[c] = own * inverse_temperature;
     }
     return;
   }
-  const T* log_z = others->log_z.data() + column;
-  const T* scale = others->scale.data() + column;
-  const T* per_positive = others->positive.data() + column;
 #pragma omp simd
   for (int64_t c = 0; c < count; ++c) {
     const T logit = row_of_tile[c] * inverse_temperature;
-    const T own = row.scale * vector_exp(logit - row.log_z) - positive[c] * row.positive;
-    const T other = scale[c] * vector_exp(logit - log_z[c]) - positive[c] * per_positive[c];
+    const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
+    const T other =
+        others.scale[c] * (vector_exp(logit - others.log_z[c]) - positive[c] / others.count[c]);
     row_of_tile[c] = (own + other) * inverse_temperature;
   }
+}
+
+UNIVA_CLONES void coefficients_in_place(float* row_of_tile, const float* positive, int64_t count,
+                                        float inverse_temperature, const RowGradient<float>& row,
+                                        const ColumnGradients<float>& others) {
+  fill_coefficients(row_of_tile, positive, count, inverse_temperature, row, others);
+}
+
+void coefficients_in_place(double* row_of_tile, const double* positive, int64_t count,
+                           double inverse_temperature, const RowGradient<double>& row,
+                           const ColumnGradients<double>& others) {
+  fill_coefficients(row_of_tile, positive, count, inverse_temperature, row, others);
 }
 
 }  // namespace
@@ -148,6 +169,9 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
       const Tensor column_block = as_matrix(contrast_data + column * depth, width, depth);
       dot_products(tile.get(), anchor_data + row * depth, height, contrast_data + column * depth,
                    width, depth);
+      if (symmetric && column == row) {
+        mirror(tile.get(), height);
+      }
       const auto fill_rows = [&](int64_t begin, int64_t end) {
         T positive[kMaxTile];
         for (int64_t r = begin; r < end; ++r) {
@@ -162,7 +186,7 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
             values[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
           }
           coefficients_in_place(values, positive, width, scale, gradient,
-                                symmetric ? &gradients : nullptr, column);
+                                symmetric ? gradients.from(column) : ColumnGradients<T>{});
           if (here) {
             const T own =
                 self_weight > T(0)
@@ -182,8 +206,7 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
   }
   Tensor of_anchors = grad_anchors.finish(anchors, arguments.anchors);
   if (symmetric) {
-    return {of_anchors,
-            torch::stable::new_empty(arguments.anchors, {0, depth})};
+    return {of_anchors, torch::stable::new_empty(arguments.anchors, {0, depth})};
   }
   return {of_anchors, grad_contrast.finish(contrast, arguments.contrast)};
 }

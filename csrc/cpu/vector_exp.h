@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/clones.h"
+
 namespace univa::cpu {
 
 // Within 1.5 ulp for x <= 88; 0 for x <= -104 and -inf; NaN for NaN. Larger x do not occur: the
@@ -12,7 +14,7 @@ namespace univa::cpu {
 //
 // Cody and Waite: x = n ln 2 + r, exp x = 2^n exp r, the polynomial being Taylor's to degree 7 on
 // |r| <= ln 2 / 2 (next term below 2^-27).
-inline float vector_exp(float x) {
+UNIVA_INLINE float vector_exp(float x) {
   x = x < -104.0f ? -104.0f : x;  // false for NaN, which goes through the polynomial
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float shifted = x * 1.44269504088896341f + kRound;
@@ -41,6 +43,10 @@ inline float vector_exp(float x) {
 }
 
 // float64 serves gradient checks and truth, not speed.
-inline double vector_exp(double x) { return std::exp(x); }
+UNIVA_INLINE double vector_exp(double x) { return std::exp(x); }
+
+// values[c] = exp(values[c]) * scale, no value above 88.
+void scaled_exp_in_place(float* values, int64_t count, float scale);
+void scaled_exp_in_place(double* values, int64_t count, double scale);
 
 }  // namespace univa::cpu
