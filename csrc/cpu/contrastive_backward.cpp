@@ -25,7 +25,7 @@ template <typename T>
 struct ColumnGradients {
   const T* log_z = nullptr;
   const T* scale = nullptr;
-  const T* positive = nullptr;
+  const T* count = nullptr;
 };
 
 // RowGradient of every row, one array per field so that loops can run along it.
@@ -33,23 +33,23 @@ template <typename T>
 struct RowGradients {
   std::vector<T> log_z;
   std::vector<T> scale;
-  std::vector<T> positive;
+  std::vector<T> count;
 
   RowGradients(const T* upstream, const T* stats, int64_t rows)
-      : log_z(rows), scale(rows), positive(rows) {
+      : log_z(rows), scale(rows), count(rows) {
     for (int64_t row = 0; row < rows; ++row) {
       const RowGradient<T> gradient = RowGradient<T>::make(
           upstream[row], stats[kLogZ * rows + row], stats[kCount * rows + row]);
       log_z[row] = gradient.log_z;
       scale[row] = gradient.scale;
-      positive[row] = gradient.positive;
+      count[row] = gradient.count;
     }
   }
 
-  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], positive[row]}; }
+  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], count[row]}; }
 
   ColumnGradients<T> from(int64_t row) const {
-    return {log_z.data() + row, scale.data() + row, positive.data() + row};
+    return {log_z.data() + row, scale.data() + row, count.data() + row};
   }
 };
 
@@ -108,7 +108,7 @@ UNIVA_INLINE void fill_coefficients(T* row_of_tile, const T* positive, int64_t c
 #pragma omp simd
     for (int64_t c = 0; c < count; ++c) {
       const T logit = row_of_tile[c] * inverse_temperature;
-      const T own = row.scale * vector_exp(logit - row.log_z) - positive[c] * row.positive;
+      const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
       row_of_tile[c] = own * inverse_temperature;
     }
     return;
@@ -116,9 +116,9 @@ UNIVA_INLINE void fill_coefficients(T* row_of_tile, const T* positive, int64_t c
 #pragma omp simd
   for (int64_t c = 0; c < count; ++c) {
     const T logit = row_of_tile[c] * inverse_temperature;
-    const T own = row.scale * vector_exp(logit - row.log_z) - positive[c] * row.positive;
+    const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
     const T other =
-        others.scale[c] * vector_exp(logit - others.log_z[c]) - positive[c] * others.positive[c];
+        others.scale[c] * (vector_exp(logit - others.log_z[c]) - positive[c] / others.count[c]);
     row_of_tile[c] = (own + other) * inverse_temperature;
   }
 }
@@ -169,6 +169,9 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
       const Tensor column_block = as_matrix(contrast_data + column * depth, width, depth);
       dot_products(tile.get(), anchor_data + row * depth, height, contrast_data + column * depth,
                    width, depth);
+      if (symmetric && column == row) {
+        mirror(tile.get(), height);
+      }
       const auto fill_rows = [&](int64_t begin, int64_t end) {
         T positive[kMaxTile];
         for (int64_t r = begin; r < end; ++r) {
@@ -203,8 +206,7 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
   }
   Tensor of_anchors = grad_anchors.finish(anchors, arguments.anchors);
   if (symmetric) {
-    return {of_anchors,
-            torch::stable::new_empty(arguments.anchors, {0, depth})};
+    return {of_anchors, torch::stable::new_empty(arguments.anchors, {0, depth})};
   }
   return {of_anchors, grad_contrast.finish(contrast, arguments.contrast)};
 }

@@ -63,6 +63,55 @@ inline int64_t row_grain(int64_t columns) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns));
 }
 
+// A row of a block is a cache line of floats.
+constexpr int64_t kBlock = 16;
+
+// out[c, r] = in[r, c] for a block of at most kBlock rows and columns. By way of a buffer: each
+// cache line is touched once, however many of them a stride puts into one set.
+template <typename T>
+void transpose_block(T* out, int64_t out_stride, const T* in, int64_t in_stride, int64_t rows,
+                     int64_t columns) {
+  T buffer[kBlock * kBlock];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      buffer[c * kBlock + r] = in[r * in_stride + c];
+    }
+  }
+  for (int64_t c = 0; c < columns; ++c) {
+    std::copy_n(buffer + c * kBlock, rows, out + c * out_stride);
+  }
+}
+
+// out [columns, rows] = in [rows, columns], whose rows are `stride` apart, transposed, for at most
+// kBlock columns.
+template <typename T>
+void transpose(T* out, const T* in, int64_t stride, int64_t rows, int64_t columns) {
+  for (int64_t row = 0; row < rows; row += kBlock) {
+    transpose_block(out + row, rows, in + row * stride, stride, std::min(kBlock, rows - row),
+                    columns);
+  }
+}
+
+// Takes the part of a square tile below its diagonal from that above. BLAS may round a . b and b . a
+// apart, and of a set against itself forward and backward have to see one number.
+template <typename T>
+void mirror(T* tile, int64_t side) {
+  const auto run = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * kBlock; row < std::min(end * kBlock, side); row += kBlock) {
+      for (int64_t column = 0; column < row; column += kBlock) {
+        transpose_block(tile + row * side + column, side, tile + column * side + row, side,
+                        kBlock, std::min(kBlock, side - row));
+      }
+      for (int64_t r = row; r < std::min(row + kBlock, side); ++r) {
+        for (int64_t c = row; c < r; ++c) {
+          tile[r * side + c] = tile[c * side + r];
+        }
+      }
+    }
+  };
+  torch::stable::parallel_for(0, (side + kBlock - 1) / kBlock, row_grain(side * kBlock), run);
+}
+
 // tile[r, c] = rows[r] . columns[c], both [_, depth] row-major.
 template <typename T>
 void dot_products(T* tile, const T* rows, int64_t row_count, const T* columns, int64_t column_count,

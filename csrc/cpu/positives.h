@@ -87,10 +87,10 @@ class Positives {
       }
       if (arguments.options.sigma > 0) {
         const T factor = gaussian_factor<T>(arguments.options.sigma);
-#pragma omp simd
         for (int64_t c = 0; c < count; ++c) {
-          positive[c] = vector_exp(static_cast<T>(squared[c]) * factor) * positive_scale<T>();
+          positive[c] = static_cast<T>(squared[c]) * factor;
         }
+        scaled_exp_in_place(positive, count, positive_scale<T>());
         return;
       }
       for (int64_t c = 0; c < count; ++c) {

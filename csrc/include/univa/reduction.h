@@ -18,16 +18,17 @@ UNIVA_HD T negative_infinity() {
 // Over the pairs (i, j) seen so far. z_ij is what counts in Z_i: the logit s_ij, and for the self
 // pair s_ij + log w. Taking w into the exponent, in the logits' own precision and alike in forward
 // and backward, keeps p_i,self right where |s| is so large that log w is lost in its rounding.
-// e_j = exp(z_ij - maximum).
+// e_j = exp(z_ij - maximum). Logits are summed relative to the maximum too: the loss is a
+// difference of two sums that large logits do not drown, and exactly 0 where one pair is all.
 template <typename T>
 struct RowState {
   T maximum = negative_infinity<T>();  // max z_ij; never NaN, -inf while there is no pair
   T sum_e = 0;                         // sum e_j
-  T sum_es = 0;                        // sum e_j s_ij
+  T sum_es = 0;                        // sum e_j (s_ij - shift)
   T sum_k = 0;                         // sum k_ij, both multiplied by positive_scale
-  T sum_ks = 0;                        // sum k_ij s_ij
+  T sum_ks = 0;                        // sum k_ij (s_ij - shift)
 
-  // What the exponentials are relative to. Zero instead of -inf keeps -inf - -inf away.
+  // What logits are relative to. Zero instead of -inf keeps -inf - -inf away.
   UNIVA_HD T shift() const { return maximum == negative_infinity<T>() ? T(0) : maximum; }
 
   // Adds one pair. A self pair of weight 0 must not be pushed: it would take part in the maximum.
@@ -35,15 +36,17 @@ struct RowState {
   UNIVA_HD void push(T logit, T z, T weight) {
     if (z > maximum) {
       const T scale = std::exp(maximum - z);  // exp(-inf) = 0 at the first pair
+      sum_es = moved(sum_es, sum_e, z) * scale;
+      sum_ks = moved(sum_ks, sum_k, z);
       sum_e *= scale;
-      sum_es *= scale;
       maximum = z;
     }
+    const T above = logit - shift();
     const T e = std::exp(z - shift());
     sum_e += e;
-    sum_es += e == T(0) ? T(0) : e * logit;  // 0 * -inf is 0 here
+    sum_es += e == T(0) ? T(0) : e * above;  // 0 * -inf is 0 here
     sum_k += weight;
-    sum_ks += weight == T(0) ? T(0) : weight * logit;
+    sum_ks += weight == T(0) ? T(0) : weight * above;
   }
 
   UNIVA_HD void merge(const RowState& other) {
@@ -51,11 +54,18 @@ struct RowState {
     const T shift = merged == negative_infinity<T>() ? T(0) : merged;
     const T mine = std::exp(maximum - shift);
     const T theirs = std::exp(other.maximum - shift);
+    sum_es = moved(sum_es, sum_e, shift) * mine +
+             other.moved(other.sum_es, other.sum_e, shift) * theirs;
+    sum_ks = moved(sum_ks, sum_k, shift) + other.moved(other.sum_ks, other.sum_k, shift);
     sum_e = sum_e * mine + other.sum_e * theirs;
-    sum_es = sum_es * mine + other.sum_es * theirs;
     sum_k += other.sum_k;
-    sum_ks += other.sum_ks;
     maximum = merged;
+  }
+
+  // A sum of weighted logits, relative to another shift than now. No weights, no difference: an
+  // infinite one must not count.
+  UNIVA_HD T moved(T sum, T weights, T to) const {
+    return weights == T(0) ? sum : sum + weights * (shift() - to);
   }
 
   UNIVA_HD T log_z() const {
@@ -63,14 +73,14 @@ struct RowState {
   }
 
   // (1/n) sum_j k_ij s_ij, 0 where there is no positive.
-  UNIVA_HD T positive_mean() const { return sum_k == T(0) ? T(0) : sum_ks / sum_k; }
+  UNIVA_HD T positive_mean() const { return sum_k == T(0) ? T(0) : shift() + sum_ks / sum_k; }
 
   // E_i = sum_j p_ij s_ij, 0 where there is no pair.
-  UNIVA_HD T expected_logit() const { return sum_e == T(0) ? T(0) : sum_es / sum_e; }
+  UNIVA_HD T expected_logit() const { return sum_e == T(0) ? T(0) : shift() + sum_es / sum_e; }
 
   // l_i = log Z_i - (1/n_i) sum_j k_ij s_ij, 0 where there is no positive. NaN positives (gaussian
   // ones of NaN coordinates) make it NaN.
-  UNIVA_HD T loss() const { return sum_k == T(0) ? T(0) : log_z() - positive_mean(); }
+  UNIVA_HD T loss() const { return sum_k == T(0) ? T(0) : std::log(sum_e) - sum_ks / sum_k; }
 };
 
 // Rows of the `stats` tensor [4, N].
