@@ -7,13 +7,16 @@ must stay importable when there is no extension: `LOAD_ERROR` then says why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from univa_kernels.reference import accumulate_dtype
+
+_unpack_dual: Callable[[Tensor], Any] = forward_ad.unpack_dual
 
 __all__ = ["LOAD_ERROR", "contrastive", "correlation_prior", "extension_build_info", "objective"]
 
@@ -49,6 +52,7 @@ def contrastive(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     """`univa_kernels.reference.contrastive` by the compiled kernel of the tensors' device."""
+    _refuse_forward_mode(anchors, contrast, learned_temperature)
     result: tuple[Tensor, Tensor] = torch.ops.univa.contrastive_forward(
         anchors,
         contrast,
@@ -70,6 +74,7 @@ def contrastive(
 
 def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Tensor:
     """`univa_kernels.reference.correlation_prior` by the compiled kernel of the device."""
+    _refuse_forward_mode(predictions, similarity)
     eta: Tensor = torch.ops.univa.correlation_prior_forward(predictions, similarity, form)
     return eta
 
@@ -93,6 +98,7 @@ def objective(
     prior: str,
 ) -> Tensor:
     """`univa_kernels.reference.objective` in one call of the compiled kernel of the device."""
+    _refuse_forward_mode(logits, similarity, learned_temperature, *embeddings)
     result: tuple[Tensor, Tensor] = torch.ops.univa.objective_forward(
         logits,
         labels,
@@ -112,6 +118,18 @@ def objective(
         prior,
     )
     return result[0]
+
+
+def _refuse_forward_mode(*tensors: Tensor | None) -> None:
+    """The operators have no forward-mode formula, and torch would take the tangent for zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    for tensor in tensors:
+        if tensor is not None and _unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                "univa_kernels: the losses have no forward-mode derivatives (jvp, jacfwd); use "
+                "reverse mode"
+            )
 
 
 def _contrastive_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,8 @@ class _Pairs:
         for left, right in zip(coordinates[0].unbind(1), coordinates[1].unbind(1), strict=True):
             squared = squared + (left[:, None] - right[None, :]).square()
         if options.sigma > 0:
-            positives = (squared.to(dtype) / (-2 * options.sigma**2)).exp()
+            # Twice by sigma: its square may overflow or vanish.
+            positives = (squared.to(dtype) / options.sigma / options.sigma / -2).exp()
         else:
             positives = (squared.sqrt() < options.radius).to(dtype)
         if groups is not None:
@@ -170,7 +171,8 @@ class _Contrastive(torch.autograd.Function):
             some = pairs.count != 0  # NaN is not nothing
             mean = pairs.weighted_logits(pairs.positives) / pairs.count.where(some, 1)
             energy = pairs.weighted_logits(pairs.softmax())
-            loss = torch.where(some, pairs.log_z - mean, 0)
+            # A NaN logit is told of there too.
+            loss = torch.where(some | pairs.log_z.isnan(), pairs.log_z - mean, 0)
             blocks.append(torch.stack((loss, pairs.log_z, pairs.count, mean, energy)))
         dtype = accumulate_dtype(inputs[0].dtype)
         table = (

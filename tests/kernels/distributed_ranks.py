@@ -164,7 +164,7 @@ def run_objective(rank: int, world: int) -> dict[str, Tensor]:
 def run_memory(rank: int, world: int) -> dict[str, Any]:
     """CrossBatchMemory around VASupConLoss with gather_distributed, over a few steps."""
     loss = VASupConLoss(0.5, 0.3, self_weight=0.5, gather_distributed=True)
-    memory = CrossBatchMemory(loss, 8)
+    memory = CrossBatchMemory(loss, memory_size=8)
     model = DistributedDataParallel(make_model())
     losses = []
     for step in range(4):

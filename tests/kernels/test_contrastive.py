@@ -80,7 +80,7 @@ def spread(case, name):
     """Size of the terms that a gradient sums: where they cancel, rounding is relative to it."""
     temperature = case.options.get("temperature") or case.extra["temperature"].item()
     if name == "temperature":
-        return largest_logit(case) / temperature
+        return len(case.embeddings) * largest_logit(case) / temperature
     contrast = case.extra.get("contrast_embeddings", case.embeddings)
     if case.options.get("normalize"):
         rows = case.embeddings if name == "embeddings" else contrast
@@ -111,7 +111,8 @@ def check(case, backend, dtype, device="cpu"):
         assert grad.dtype == kept
         true = want[2][name]
         error = (grad.double().cpu() - true).abs().amax().item() if true.numel() else 0.0
-        terms = 1e-3 * spread(case, name)
+        # That of the temperature is a difference of two expected logits.
+        terms = (0.1 if name == "temperature" else 1e-3) * spread(case, name)
         size = max(true.abs().amax().item(), terms) if true.numel() else 0.0
         # Not `error > bound`: NaN has to fail.
         assert error <= 2 * grad_bounds[name] * size + HAIR[dtype] * size, name
@@ -188,6 +189,33 @@ def test_nan_in_coordinates_is_seen_where_they_weigh(backend):
         _, count = contrastive_terms(torch.eye(5), coordinates, radius=2.0)
         assert count.tolist() == [3, 0, 3, 3, 3]
         assert va_supcon_loss(torch.eye(5), coordinates, sigma=0.5).isnan()
+
+
+def test_nan_in_a_row_without_positives_is_not_dropped(backend):
+    embeddings = torch.randn(4, 3)
+    embeddings[2] = float("nan")
+    with use_backend(backend):
+        loss = va_supcon_loss(
+            embeddings,
+            torch.tensor([0.0, 0.0, 50.0, 0.0]),
+            contrast_embeddings=torch.randn(5, 3),
+            contrast_coordinates=torch.zeros(5),
+        )
+    assert loss.isnan()
+
+
+@pytest.mark.parametrize("sigma", [1e-25, 1e200])
+def test_extreme_widths(backend, sigma):
+    rows, coordinates = torch.randn(4, 3), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    with use_backend(backend):
+        _, count = contrastive_terms(rows, coordinates, sigma=sigma)
+    assert count.tolist() == [1.0 if sigma < 1 else 3.0] * 4
+
+
+def test_forward_mode_is_refused(backend):
+    rows, va = torch.randn(4, 3), torch.rand(4, 2)
+    with use_backend(backend), pytest.raises(RuntimeError, match=r"forward|jvp"):
+        torch.func.jvp(lambda leaf: va_supcon_loss(leaf, va), (rows,), (rows,))
 
 
 def test_policies_for_anchors_without_positives(backend):

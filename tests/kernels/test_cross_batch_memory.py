@@ -73,7 +73,7 @@ class ListMemory:
 def test_is_a_list_of_rows(size, sizes, self_weight, with_groups):
     options = {**OPTIONS, "self_weight": self_weight}
     memory, simulation = (
-        CrossBatchMemory(VASupConLoss(**options), size),
+        CrossBatchMemory(VASupConLoss(**options), memory_size=size),
         ListMemory(size, **options),
     )
     seen = 0
@@ -95,7 +95,7 @@ def test_is_a_list_of_rows(size, sizes, self_weight, with_groups):
 @pytest.mark.usefixtures("_backend")
 def test_first_batch_is_the_loss_without_memory():
     embeddings, coordinates, _ = next(batches([9]))
-    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 5)
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=5)
     torch.testing.assert_close(
         memory(embeddings, coordinates), va_supcon_loss(embeddings, coordinates, **OPTIONS)
     )
@@ -105,7 +105,7 @@ def test_first_batch_is_the_loss_without_memory():
 def test_class_labels_a_function_and_options_of_the_call():
     embeddings, weights = torch.randn(6, 4).double(), torch.rand(6)
     labels = torch.tensor([0, 1, 2**40, 2**40 + 1, 0, 2**40])
-    memory = CrossBatchMemory(partial(va_supcon_loss, radius=0.5), 100)
+    memory = CrossBatchMemory(partial(va_supcon_loss, radius=0.5), memory_size=100)
     memory(embeddings, labels)
     loss = memory(embeddings.flip(0), labels.flip(0), sample_weights=weights)
     expected = va_supcon_loss(
@@ -123,7 +123,7 @@ def test_class_labels_a_function_and_options_of_the_call():
 
 def test_what_the_caller_does_with_a_batch_later_is_not_remembered():
     embeddings, coordinates, _ = next(batches([4]))
-    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 8)
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
     before = embeddings.clone()
     memory(embeddings, coordinates)
     embeddings.zero_()
@@ -134,7 +134,7 @@ def test_what_the_caller_does_with_a_batch_later_is_not_remembered():
 
 def test_evaluation_uses_the_memory_and_leaves_it():
     first, second = batches([5, 3])
-    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 8)
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
     memory(*first[:2])
     memory.eval()
     loss = memory(*second[:2])
@@ -156,13 +156,13 @@ def test_state_dict(tmp_path, with_groups, assign):
         return memory(*batch[:2], **({"groups": batch[2]} if with_groups else {}))
 
     *past, last = batches([3, 4, 2])  # 7 of 10 rows are filled
-    memory = CrossBatchMemory(VASupConLoss(**OPTIONS, learn_temperature=True), 10)
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS, learn_temperature=True), memory_size=10)
     for batch in past:
         step(memory, batch)
     torch.save(memory.state_dict(), tmp_path / "memory.pt")
     state = torch.load(tmp_path / "memory.pt", weights_only=True)
     assert sorted(state) == ["coordinates", "embeddings", "groups", "loss.log_temperature"]
-    again = CrossBatchMemory(VASupConLoss(**OPTIONS, learn_temperature=True), 10)
+    again = CrossBatchMemory(VASupConLoss(**OPTIONS, learn_temperature=True), memory_size=10)
     step(again, last)  # what it held is replaced
     again.load_state_dict(state, assign=assign)
     assert again.filled == 7
@@ -173,7 +173,9 @@ def test_state_dict(tmp_path, with_groups, assign):
 
 
 def test_state_dict_of_a_larger_memory_keeps_the_newest():
-    memory, small = (CrossBatchMemory(VASupConLoss(**OPTIONS), size) for size in (10, 4))
+    memory, small = (
+        CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=size) for size in (10, 4)
+    )
     for embeddings, coordinates, groups in batches([3, 6]):
         memory(embeddings, coordinates, groups=groups)
     state = memory.state_dict()
@@ -188,7 +190,7 @@ def test_state_dict_of_a_larger_memory_keeps_the_newest():
 
 
 def test_dtype_moves():
-    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), 20)
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=20)
     labels = torch.tensor([0, 1, 2049, 2048, 1])
     memory(torch.randn(5, 4), labels)
     memory.half()
@@ -207,7 +209,7 @@ def test_reads_no_values():
     def loss(embeddings, coordinates, *, contrast_embeddings, self_offset, **_):
         return (embeddings @ contrast_embeddings.T).sum() + self_offset
 
-    memory = CrossBatchMemory(loss, 12)
+    memory = CrossBatchMemory(loss, memory_size=12)
     for embeddings, coordinates, groups in batches([5] * 4):
         memory(embeddings.to("meta"), coordinates.to("meta"), groups=groups.to("meta"))
     assert memory.filled == 12
@@ -218,7 +220,7 @@ def test_compiles():
         near = torch.cdist(coordinates, contrast_coordinates).exp()
         return ((embeddings @ contrast_embeddings.T) * near).sum() + self_offset
 
-    memory, plain = CrossBatchMemory(loss, 12), CrossBatchMemory(loss, 12)
+    memory, plain = CrossBatchMemory(loss, memory_size=12), CrossBatchMemory(loss, memory_size=12)
     compiled = torch.compile(memory, fullgraph=True, dynamic=True, backend="aot_eager")
     for embeddings, coordinates, _ in batches([5] * 5):
         coordinates = coordinates.double()
@@ -242,7 +244,7 @@ ROWS, PLACES = torch.randn(4, 3), torch.rand(4, 2)
     ],
 )
 def test_refuses(error, message, arguments, options):
-    memory = CrossBatchMemory(VASupConLoss(), 8)
+    memory = CrossBatchMemory(VASupConLoss(), memory_size=8)
     memory(ROWS, PLACES)
     with pytest.raises(error, match=message):
         memory(*arguments, **options)
@@ -250,13 +252,13 @@ def test_refuses(error, message, arguments, options):
 
 
 @pytest.mark.parametrize(
-    ("error", "message", "arguments"),
+    ("error", "message", "loss", "size"),
     [
-        (TypeError, "loss must be callable", (1, 8)),
-        (TypeError, "memory_size must be an int", (VASupConLoss(), 8.0)),
-        (ValueError, "memory_size must be at least 1", (VASupConLoss(), 0)),
+        (TypeError, "loss must be callable", 1, 8),
+        (TypeError, "memory_size must be an int", VASupConLoss(), 8.0),
+        (ValueError, "memory_size must be at least 1", VASupConLoss(), 0),
     ],
 )
-def test_constructor_refuses(error, message, arguments):
+def test_constructor_refuses(error, message, loss, size):
     with pytest.raises(error, match=message):
-        CrossBatchMemory(*arguments)
+        CrossBatchMemory(loss, memory_size=size)

@@ -143,7 +143,7 @@ def test_objective(ranks, world):
 @pytest.mark.parametrize("world", WORLDS)
 def test_memories_of_all_ranks(ranks, world):
     # 4 rows a step and rank and memories of 8: whole steps are forgotten on either side.
-    memory = CrossBatchMemory(VASupConLoss(0.5, 0.3, self_weight=0.5), 8 * world)
+    memory = CrossBatchMemory(VASupConLoss(0.5, 0.3, self_weight=0.5), memory_size=8 * world)
     model, losses = make_model(), []
     with use_backend("reference"):
         for step in range(4):

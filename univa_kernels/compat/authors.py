@@ -84,7 +84,9 @@ class VA_aware_SupConLoss(nn.Module):
         groups = None
         if batch_belong_diaID is not None:
             groups = _group_numbers(batch_belong_diaID, features.device)
-        if self.contrast_mode == "one" and features.shape[1] == 2 and features.stride(1) == 0:
+        # At radius 0 not even the other view is a positive.
+        one_tensor = features.shape[1] == 2 and features.stride(1) == 0 and thres_dict > 0
+        if self.contrast_mode == "one" and one_tensor:
             loss = va_supcon_loss(
                 features[:, 0],
                 va_labels,

@@ -109,7 +109,8 @@ class SupConLoss(nn.Module):
         every = features.transpose(0, 1).flatten(0, 1)  # [V B, D], first views first
         every = every.to(accumulate_dtype(features.dtype))
         anchors = every if self.contrast_mode == "all" else every[:batch]
-        logits = anchors @ every.T / self.temperature  # [A, V B]
+        with torch.autocast(every.device.type, enabled=False):
+            logits = anchors @ every.T / self.temperature  # [A, V B]
         own = torch.ones_like(logits, dtype=torch.bool).triu().tril()
         positives = mask.to(logits).repeat(len(anchors) // max(1, batch), views)
         positives = positives.masked_fill(own, 0)

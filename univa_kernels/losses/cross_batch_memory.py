@@ -64,7 +64,7 @@ class CrossBatchMemory(nn.Module):
     coordinates: Tensor
     groups: Tensor
 
-    def __init__(self, loss: Callable[..., Tensor], memory_size: int) -> None:
+    def __init__(self, loss: Callable[..., Tensor], *, memory_size: int) -> None:
         super().__init__()
         if not callable(loss):
             raise TypeError(f"loss must be callable, got {type(loss).__name__}")
@@ -130,9 +130,9 @@ class CrossBatchMemory(nn.Module):
             **options,
         )
         if self.training:
-            self.embeddings = contrast.detach()[-self.memory_size :]
-            self.coordinates = contrast_coordinates.detach()[-self.memory_size :]
-            self.groups = contrast_groups[-self.memory_size :]
+            self.embeddings = contrast.detach()[-self.memory_size :].clone()
+            self.coordinates = contrast_coordinates.detach()[-self.memory_size :].clone()
+            self.groups = contrast_groups[-self.memory_size :].clone()
         return loss
 
     def _check_fits(self, embeddings: Tensor, coordinates: Tensor, groups: Tensor | None) -> None:

@@ -68,6 +68,9 @@ class UniVALoss(nn.Module):
         _checks.choice("classification", classification, ("kl", "bce"))
         _checks.choice("prior", prior, ("norm", "quadratic", None))
         _checks.choice("no_positives", no_positives, ("skip", "zero"))
+        for name in modality_weights or {}:
+            # A modality may be missing from a batch, so a misspelt one would go unnoticed later.
+            _checks.choice("modality_weights' key", name, ("text", "audio", "vision"))
         self.modality_weights = {
             name: _checks.in_range(f"modality_weights[{name!r}]", weight, 0)
             for name, weight in (modality_weights or {}).items()

@@ -80,7 +80,13 @@ struct RowState {
 
   // l_i = log Z_i - (1/n_i) sum_j k_ij s_ij, 0 where there is no positive. NaN positives (gaussian
   // ones of NaN coordinates) make it NaN.
-  UNIVA_HD T loss() const { return sum_k == T(0) ? T(0) : std::log(sum_e) - sum_ks / sum_k; }
+  // A NaN logit is told of there too.
+  UNIVA_HD T loss() const {
+    if (sum_k == T(0)) {
+      return sum_e == sum_e ? T(0) : sum_e;
+    }
+    return std::log(sum_e) - sum_ks / sum_k;
+  }
 };
 
 // Rows of the `stats` tensor [4, N].
