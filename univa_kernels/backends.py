@@ -145,12 +145,24 @@ class use_backend:
 
 
 def available_backends() -> dict[str, str | None]:
-    """Every backend by name, with None when it is usable here or else the reason why not."""
+    """Every backend by name, with None when it is usable here or else the reason why not.
+
+    Example:
+        >>> import univa_kernels
+        >>> univa_kernels.available_backends()["reference"] is None
+        True
+    """
     return {backend.name: backend.unusable() for backend in _BACKENDS}
 
 
 def build_info() -> dict[str, Any]:
-    """What is installed: versions, whether and how the extension was built, usable backends."""
+    """What is installed: versions, whether and how the extension was built, usable backends.
+
+    Example:
+        >>> import univa_kernels
+        >>> sorted(univa_kernels.build_info())[0]
+        'backends'
+    """
     from univa_kernels import __version__
 
     return {

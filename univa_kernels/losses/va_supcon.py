@@ -109,6 +109,13 @@ class VASupConLoss(nn.Module):
 
         Raises:
             ValueError: `max_hamming` is not a whole number of at least 0.
+
+        Example:
+            >>> import torch
+            >>> from univa_kernels import VASupConLoss
+            >>> loss = VASupConLoss.for_multilabel(max_hamming=1, normalize=True)
+            >>> loss(torch.randn(8, 16), torch.randint(0, 2, (8, 6))).shape
+            torch.Size([])
         """
         if isinstance(max_hamming, bool) or not isinstance(max_hamming, int) or max_hamming < 0:
             raise ValueError(f"max_hamming must be a whole number >= 0, got {max_hamming!r}")
