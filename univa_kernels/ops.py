@@ -153,9 +153,8 @@ def _contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | N
     grad_anchors, grad_contrast = torch.ops.univa.contrastive_backward(grad, *saved, *ctx.options)
     of_temperature = None
     if learned is not None:
-        # Both expectations were kept by the forward: no second pass (docs/mathematics.md, 1).
-        _, count, mean, energy = stats.unbind(0)
-        change = torch.where(count != 0, grad * (energy - mean), 0).sum()
+        # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass (docs/mathematics.md, 1).
+        change = (grad * stats[3]).sum()  # 0 in rows without positives
         of_temperature = -change.reshape(learned.shape) / learned
     return (
         grad_anchors,

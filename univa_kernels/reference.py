@@ -66,7 +66,7 @@ def contrastive(
         normalize: scale every row to unit L2 norm first.
 
     Returns:
-        losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax),
+        losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax minus that mean),
         both float64 for float64 embeddings, else float32. A row with n = 0 has loss 0. Only
         `losses` is differentiable, with respect to anchors, contrast and the learned temperature,
         also twice.
@@ -170,10 +170,11 @@ class _Contrastive(torch.autograd.Function):
             # With no positive the mean is over nothing: 0, and so is the row's loss.
             some = pairs.count != 0  # NaN is not nothing
             mean = pairs.weighted_logits(pairs.positives) / pairs.count.where(some, 1)
-            energy = pairs.weighted_logits(pairs.softmax())
+            share = pairs.positives / pairs.count.where(some, 1)[:, None]
+            gap = torch.where(some, pairs.weighted_logits(pairs.softmax() - share), 0)
             # A NaN logit is told of there too.
             loss = torch.where(some | pairs.log_z.isnan(), pairs.log_z - mean, 0)
-            blocks.append(torch.stack((loss, pairs.log_z, pairs.count, mean, energy)))
+            blocks.append(torch.stack((loss, pairs.log_z, pairs.count, mean, gap)))
         dtype = accumulate_dtype(inputs[0].dtype)
         table = (
             torch.cat(blocks, 1)

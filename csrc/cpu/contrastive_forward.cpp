@@ -152,7 +152,7 @@ void contrastive_losses(const ContrastiveArguments& arguments, T* losses, T* sta
     stats[kLogZ * rows + row] = static_cast<T>(state.log_z());
     stats[kCount * rows + row] = static_cast<T>(state.sum_k / positive_scale<T>());
     stats[kPositiveMean * rows + row] = static_cast<T>(state.positive_mean());
-    stats[kExpectedLogit * rows + row] = static_cast<T>(state.expected_logit());
+    stats[kLogitGap * rows + row] = static_cast<T>(state.logit_gap());
   }
 }
 

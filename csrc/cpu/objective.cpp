@@ -217,10 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
         upstream.modality(m, arguments.shares[m]) / mean_rows_of(arguments, own);
     for (int64_t row = 0; row < rows; ++row) {
       per_row[row] = static_cast<T>(mean_upstream);
-      if (own[kCount * rows + row] != T(0)) {
-        const double expected = own[kExpectedLogit * rows + row];
-        by_inverse += mean_upstream * (expected - own[kPositiveMean * rows + row]);
-      }
+      by_inverse += mean_upstream * own[kLogitGap * rows + row];  // 0 without positives
     }
     grad_embeddings.push_back(
         std::get<0>(contrastive_gradients(arguments.modalities[m], per_row.data(), own)));

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
     stats[kLogZ * problem.rows + row] = state.log_z();
     stats[kCount * problem.rows + row] = state.sum_k / positive_scale<A>();
     stats[kPositiveMean * problem.rows + row] = state.positive_mean();
-    stats[kExpectedLogit * problem.rows + row] = state.expected_logit();
+    stats[kLogitGap * problem.rows + row] = state.logit_gap();
   }
 }
 

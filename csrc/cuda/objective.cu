@@ -175,10 +175,7 @@ __global__ void __launch_bounds__(kThreads)
     double change = 0;
     for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
       per_row[m * rows + row] = static_cast<A>(mean_upstream);
-      if (own[kCount * rows + row] != A(0)) {
-        const double expected = own[kExpectedLogit * rows + row];
-        change += expected - own[kPositiveMean * rows + row];
-      }
+      change += own[kLogitGap * rows + row];  // 0 without positives
     }
     if (grad_temperature != nullptr) {
       change = block_sum(change, shared);

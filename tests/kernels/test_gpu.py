@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels import test_contrastive, test_ops, test_prior
+from tests.kernels import oracle, test_ops, test_prior
 from tests.kernels.cases import Case, cases
 from univa_kernels import UniVALoss, backends, use_backend, va_supcon_loss
 
@@ -25,7 +25,7 @@ def test_cuda_tensors_take_the_cuda_backend():
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), dtype=st.sampled_from(DTYPES))
 def test_contrastive_matches_the_truth(backend, case, dtype):
-    test_contrastive.check(case, backend, dtype, "cuda")
+    oracle.check(case, backend, dtype, "cuda")
 
 
 @pytest.mark.parametrize(("n", "d"), [(300, 70), (1025, 33), (64, 4096), (2, 20000), (1, 1)])
@@ -34,7 +34,7 @@ def test_contrastive_at_odd_sizes(n, d, dtype):
     generator = torch.Generator().manual_seed(n)
     rows = torch.randn(n, d, generator=generator).double() / d**0.5
     case = Case(rows, torch.rand(n, 2, generator=generator), {"temperature": 0.5, "radius": 0.1})
-    test_contrastive.check(case, "cuda", dtype, "cuda")
+    oracle.check(case, "cuda", dtype, "cuda")
 
 
 @settings(max_examples=60, deadline=None)

@@ -75,8 +75,11 @@ struct RowState {
   // (1/n) sum_j k_ij s_ij, 0 where there is no positive.
   UNIVA_HD T positive_mean() const { return sum_k == T(0) ? T(0) : shift() + sum_ks / sum_k; }
 
-  // E_i = sum_j p_ij s_ij, 0 where there is no pair.
-  UNIVA_HD T expected_logit() const { return sum_e == T(0) ? T(0) : shift() + sum_es / sum_e; }
+  // sum_j (p_ij - k_ij / n_i) s_ij, 0 where there is no positive. Kept instead of its two parts:
+  // where logits are large their difference would be rounding. NaN if a pair with a weight is.
+  UNIVA_HD T logit_gap() const {
+    return sum_k == T(0) ? T(0) : sum_es / sum_e - sum_ks / sum_k;
+  }
 
   // l_i = log Z_i - (1/n_i) sum_j k_ij s_ij, 0 where there is no positive. NaN positives (gaussian
   // ones of NaN coordinates) make it NaN.
@@ -90,6 +93,6 @@ struct RowState {
 };
 
 // Rows of the `stats` tensor [4, N].
-enum StatsRow : int { kLogZ = 0, kCount = 1, kPositiveMean = 2, kExpectedLogit = 3, kStatsRows = 4 };
+enum StatsRow : int { kLogZ = 0, kCount = 1, kPositiveMean = 2, kLogitGap = 3, kStatsRows = 4 };
 
 }  // namespace univa

@@ -1,0 +1,134 @@
+"""The relative oracle for the contrastive loss.
+
+An implementation may be as far from the float64 truth as plain PyTorch in float32 is, twice, plus
+what rounding of its own sums can do: a few units in the last place of the terms they are made of.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tests.kernels import truth
+from tests.kernels.cases import Case
+from univa_kernels import contrastive_terms, use_backend
+
+# A few units in the last place of the result's own dtype.
+HAIR = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-6,
+    torch.bfloat16: 2**-8,
+    torch.float16: 2**-10,
+}
+
+
+class Outcome(NamedTuple):
+    """What a call gives for the upstream gradient of `upstream`."""
+
+    losses: Tensor  # [N]
+    count: Tensor  # [N]
+    grads: dict[str, Tensor]  # by name of the leaf
+
+
+def upstream(rows: int) -> Tensor:
+    """Gradients from above that differ from row to row and change sign."""
+    return torch.linspace(-1, 2, rows, dtype=torch.float64)
+
+
+def evaluate(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> Outcome:
+    """By a backend."""
+    leaves = case.inputs(dtype, device)
+    with use_backend(backend):
+        losses, count = case.call(contrastive_terms, leaves)
+        losses.backward(upstream(len(losses)).to(losses))
+    return Outcome(losses.detach(), count, _grads(leaves))
+
+
+def in_plain_pytorch(case: Case, dtype: torch.dtype, compute: torch.dtype) -> Outcome:
+    """By the formula over all pairs for inputs rounded to `dtype`, computed in dtype `compute`."""
+    rounded = case.inputs(dtype)
+    leaves = {name: leaf.detach().to(compute).requires_grad_() for name, leaf in rounded.items()}
+    losses, count = case.call(truth.contrastive_losses, leaves)
+    losses.backward(upstream(len(losses)).to(compute))
+    grads = _grads(leaves)
+    if compute != torch.float64:
+        grads = {name: grad.to(rounded[name].dtype) for name, grad in grads.items()}
+    return Outcome(losses.detach(), count, grads)
+
+
+def expected(case: Case, dtype: torch.dtype) -> Outcome:
+    """The truth: float64 throughout, for inputs rounded to `dtype`."""
+    return in_plain_pytorch(case, dtype, torch.float64)
+
+
+def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> None:
+    """Hold a backend against the oracle: losses, counts and every gradient."""
+    want = expected(case, dtype)
+    got = evaluate(case, backend, dtype, device)
+    # exp(-x) of float32 x is as exact as x.
+    far = 1e-4 if case.options.get("sigma") else 1e-6
+    torch.testing.assert_close(got.count.double().cpu(), want.count, rtol=far, atol=1e-37)
+    wide = torch.promote_types(dtype, torch.float32)  # what losses are kept in
+    naive = None if wide == torch.float64 else in_plain_pytorch(case, dtype, torch.float32)
+    allowed = _allowance(naive.losses, want.losses) if naive else 0.0
+    # A loss is a difference: where it cancels, rounding is relative to what it is made of.
+    bound = allowed + HAIR[wide] * max(_largest(want.losses), 0.25 * _logit_size(case))
+    error = _error(got.losses, want.losses)
+    assert error <= bound, f"losses are {error} off, {bound} allowed"
+    for name, grad in got.grads.items():
+        kept = wide if name == "temperature" else dtype
+        assert grad.dtype == kept
+        allowed = _allowance(naive.grads[name], want.grads[name]) if naive else 0.0
+        rounding = 0.25 * HAIR[wide] * _term_size(case, name)
+        error = _error(grad, want.grads[name])
+        bound = allowed + HAIR[kept] * _largest(want.grads[name]) + rounding
+        assert error <= bound, f"the gradient of {name} is {error} off, {bound} allowed"
+
+
+def _grads(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    grads = {name: leaf.grad for name, leaf in leaves.items()}
+    return {name: grad for name, grad in grads.items() if grad is not None}
+
+
+def _largest(values: Tensor) -> float:
+    return values.abs().amax().item() if values.numel() else 0.0
+
+
+def _error(value: Tensor, true: Tensor) -> float:
+    """The largest deviation; NaN fails every comparison."""
+    return _largest(value.double().cpu() - true)
+
+
+def _allowance(naive: Tensor, true: Tensor) -> float:
+    """Twice the plain formula's own error; nothing where that comes out as NaN."""
+    error = _error(naive, true)
+    return 2 * error if error == error else 0.0
+
+
+def _temperature(case: Case) -> float:
+    learned = case.extra.get("temperature")
+    return case.options.get("temperature", 0.7) if learned is None else learned.item()
+
+
+def _logit_size(case: Case) -> float:
+    """Size of what a logit sums, which its rounding is relative to."""
+    if case.options.get("normalize"):
+        return 1 / _temperature(case)
+    rows, columns = case.embeddings, case.extra.get("contrast_embeddings", case.embeddings)
+    return _largest(rows.abs() @ columns.abs().T) / _temperature(case)
+
+
+def _term_size(case: Case, name: str) -> float:
+    """Size of the terms that a gradient sums: where they cancel, rounding is relative to it."""
+    if name == "temperature":
+        # Every row's logits are rounded, each for itself: a few units of their last place.
+        return len(case.embeddings) ** 0.5 * _logit_size(case) / _temperature(case)
+    contrast = case.extra.get("contrast_embeddings", case.embeddings)
+    if case.options.get("normalize"):
+        rows = case.embeddings if name == "embeddings" else contrast
+        shortest = rows.norm(dim=1).clamp(min=1e-3).min().item()
+        return 1 / _temperature(case) / shortest
+    other = case.embeddings if name == "contrast_embeddings" else contrast
+    return _largest(other) / _temperature(case)
