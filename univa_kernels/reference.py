@@ -66,7 +66,8 @@ def contrastive(
         normalize: scale every row to unit L2 norm first.
 
     Returns:
-        losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax minus that mean),
+        losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax
+        minus that mean),
         both float64 for float64 embeddings, else float32. A row with n = 0 has loss 0. Only
         `losses` is differentiable, with respect to anchors, contrast and the learned temperature,
         also twice.
