@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,7 @@ class Backend:
         contrastive: as `univa_kernels.reference.contrastive`.
         correlation_prior: as `univa_kernels.reference.correlation_prior`.
         objective: as `univa_kernels.reference.objective`.
+        automatic: whether the automatic choice may take it for a call with this tensor.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Backend:
     contrastive: Callable[..., tuple[Tensor, Tensor]]
     correlation_prior: Callable[..., Tensor]
     objective: Callable[..., Tensor]
+    automatic: Callable[[Tensor], bool] = lambda tensor: True
 
     def refuses(self, tensor: Tensor) -> str | None:
         """Why a call with `tensor` cannot be served, or None."""
@@ -62,8 +65,54 @@ def _cuda_missing() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
+def _triton_missing() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (it comes with torch's CUDA builds on Linux)"
+    if _TRITON_INTERPRETED:
+        return None
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if torch.version.cuda is None:
+        return "it is for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 8 else f"compute capability {major}.{minor} is below 8.0"
+
+
+# The kernels are imported, and triton with them, at the first call.
+def _triton_contrastive(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from univa_kernels._triton import ops as triton_ops
+
+    return triton_ops.contrastive(*arguments)
+
+
+def _triton_objective(*arguments: Any) -> Tensor:
+    from univa_kernels._triton import ops as triton_ops
+
+    return triton_ops.objective(*arguments)
+
+
+def _worth_triton(tensor: Tensor) -> bool:
+    return tensor.shape[0] >= TRITON_ROWS
+
+
+TRITON_ROWS = 4096
+"""From so many rows on, `triton` is the automatic choice on a GPU. A guess: not measured yet."""
+
+# Triton reads the variable when its kernels are defined; CPU tensors are for tests.
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
 # In order of preference.
 _BACKENDS = (
+    Backend(
+        name="triton",
+        devices=frozenset({"cpu"} if _TRITON_INTERPRETED else {"cuda"}),
+        dtypes=_FLOATING - {torch.float64},
+        unusable=_triton_missing,
+        contrastive=_triton_contrastive,
+        correlation_prior=reference.correlation_prior,
+        objective=_triton_objective,
+        automatic=lambda tensor: not _TRITON_INTERPRETED and _worth_triton(tensor),
+    ),
     Backend(
         name="cuda",
         devices=frozenset({"cuda"}),
@@ -115,7 +164,8 @@ class use_backend:
     variable UNIVA_BACKEND does the same for a whole process; this takes precedence over it.
 
     Args:
-        name: "reference", "cpu", "cuda", or "auto" to choose by device and dtype again.
+        name: "reference", "cpu", "cuda", "triton", or "auto" to choose by device, dtype and size
+            again.
 
     Raises:
         ValueError: no such backend.
@@ -191,7 +241,7 @@ def select(tensor: Tensor) -> Backend:
             raise RuntimeError(f"univa_kernels: backend {name!r} cannot serve this call: {reason}")
         return _BY_NAME[name]
     for backend in _BACKENDS:
-        if backend.refuses(tensor) is None:
+        if backend.automatic(tensor) and backend.refuses(tensor) is None:
             if backend.name == "reference":
                 _warn_once()
             return backend

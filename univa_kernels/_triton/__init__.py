@@ -1,0 +1,1 @@
+"""The Triton backend. Importing this package imports nothing; `ops` needs triton."""
