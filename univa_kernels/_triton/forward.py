@@ -17,6 +17,7 @@ from univa_kernels._triton.pairs import (
     SAME_IS_NO_PAIR,
     boxes_touch,
     counted_logits,
+    dot,
     inner_products,
     loaded_rows,
     log2_scale,
@@ -123,7 +124,8 @@ def partial_states(
         column_at = tl.minimum(column_index, columns - 1).to(tl.int64)
         if RESIDENT:
             others = loaded_rows(contrast, column_at, D, BLOCK_D)
-            products = tl.dot(own_rows, tl.trans(others), input_precision=PRECISION)
+            products = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+            products = dot(own_rows, tl.trans(others), products, PRECISION)
         else:
             products = inner_products(
                 anchors, contrast, row_at, column_at, D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION
@@ -196,7 +198,7 @@ def partial_states(
                 if SYMMETRIC:
                     ck = tl.sum(weights, 0)
                     cks = tl.sum(attracted, 0)
-            if SYMMETRIC:
+            if SYMMETRIC:  # noqa: SIM102, known when compiling
                 if twice:
                     stored(column_place, columns, None, cm, ce, ces, ck, cks, LEARNED)
         else:
@@ -239,7 +241,7 @@ def partial_states(
                 False,
             )
             m2, e2, es2, k2, ks2 = reduced(logits, counted, weights, 1, LEARNED)
-            if SYMMETRIC:
+            if SYMMETRIC:  # noqa: SIM102, known when compiling
                 if twice:
                     cm, ce, ces, ck, cks = reduced(logits, counted, weights, 0, LEARNED)
                     real = column_index < columns

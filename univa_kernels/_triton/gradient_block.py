@@ -85,7 +85,7 @@ def gradient_of_products(
     local_row_tile = first + program % (GROUP * across) % height
     local_column_tile = program % (GROUP * across) // height
     diagonal = local_row_tile * BLOCK_M // SQUARE - local_column_tile * BLOCK_N // SQUARE
-    if MIRRORED:
+    if MIRRORED:  # noqa: SIM102, known when compiling
         if diagonal > 0:
             return
     row_tile = first_row // BLOCK_M + local_row_tile
@@ -143,7 +143,7 @@ def gradient_of_products(
     local_column = (column_index - first_column).to(tl.int64)
     inside = (local_row < block_rows)[:, None] & (local_column < block_columns)[None, :]
     tl.store(block + local_row[:, None] * block_columns + local_column[None, :], h, mask=inside)
-    if MIRRORED:
+    if MIRRORED:  # noqa: SIM102, known when compiling
         if diagonal < 0:
             places = block + local_column[:, None] * block_columns + local_row[None, :]
             tl.store(places, tl.trans(h), mask=tl.trans(inside))

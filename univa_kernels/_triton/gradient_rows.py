@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from univa_kernels._triton.coefficients import coefficients
-from univa_kernels._triton.pairs import NO_GROUPS, loaded_rows, log2_scale
+from univa_kernels._triton.pairs import NO_GROUPS, dot, loaded_rows, log2_scale
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "self_offset", "threshold"])
@@ -91,7 +91,8 @@ def gradient_of_rows(
         column_index = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         column_at = tl.minimum(column_index, columns - 1).to(tl.int64)
         other = loaded_rows(others, column_at, D, BLOCK_D)
-        products = tl.dot(own, tl.trans(other), input_precision=PRECISION)
+        products = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        products = dot(own, tl.trans(other), products, PRECISION)
         h = coefficients(
             products,
             row_inverse,
@@ -134,7 +135,7 @@ def gradient_of_rows(
             BLOCK_M,
             BLOCK_N,
         )
-        total = tl.dot(h.to(other.dtype), other, total, input_precision=PRECISION)
+        total = dot(h.to(other.dtype), other, total, PRECISION)
     depth = tl.arange(0, BLOCK_D)
     places = gradient + (batch * rows + row_at)[:, None] * D + depth[None, :]
     tl.store(places, total, mask=(row_index < rows)[:, None] & (depth < D)[None, :])

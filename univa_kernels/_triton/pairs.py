@@ -24,13 +24,17 @@ NO_GROUPS, SAME_IS_POSITIVE, SAME_IS_NO_PAIR = tl.constexpr(0), tl.constexpr(1),
 if INTERPRETED:
 
     @triton.jit
-    def rounded_square(value, WIDE: tl.constexpr):  # noqa: D103
+    def rounded_square(value, WIDE: tl.constexpr):
         return value * value
+
+    @triton.jit
+    def dot(a, b, total, PRECISION: tl.constexpr):
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)  # it multiplies bfloat16's bits
 
 else:
 
     @triton.jit
-    def rounded_square(value, WIDE: tl.constexpr):  # noqa: D103
+    def rounded_square(value, WIDE: tl.constexpr):
         if WIDE:
             return tl.inline_asm_elementwise(
                 "mul.rn.f64 $0, $1, $1;", "=d,d", [value], tl.float64, is_pure=True, pack=1
@@ -38,6 +42,10 @@ else:
         return tl.inline_asm_elementwise(
             "mul.rn.f32 $0, $1, $1;", "=f,f", [value], tl.float32, is_pure=True, pack=1
         )
+
+    @triton.jit
+    def dot(a, b, total, PRECISION: tl.constexpr):
+        return tl.dot(a, b, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -82,7 +90,7 @@ def inner_products(
         else:
             a = tl.load(left, mask=depth[None, :] < D - first, other=0.0)
             b = tl.load(right, mask=depth[:, None] < D - first, other=0.0)
-        products = tl.dot(a, b, products, input_precision=PRECISION)
+        products = dot(a, b, products, PRECISION)
         left += BLOCK_D
         right += BLOCK_D
     return products

@@ -86,9 +86,8 @@ def folded(m, e, es, k, ks, LEARNED: tl.constexpr):
     shift = finite(top)[None, :]
     scale = tl.exp2(m - shift)
     down = finite(m) - shift
+    sum_es = top
     if LEARNED:
-        es = tl.sum(moved(es, e, down) * scale, 0)
-    else:
-        es = top
+        sum_es = tl.sum(moved(es, e, down) * scale, 0)
     ks = tl.sum(moved(ks, k, down), 0)
-    return top, tl.sum(e * scale, 0), es, tl.sum(k, 0), ks
+    return top, tl.sum(e * scale, 0), sum_es, tl.sum(k, 0), ks
