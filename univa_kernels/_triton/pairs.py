@@ -29,7 +29,9 @@ if INTERPRETED:
 
     @triton.jit
     def dot(a, b, total, PRECISION: tl.constexpr):
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)  # it multiplies bfloat16's bits
+        # It would multiply bfloat16's bits, and sum in an order that depends on the tile's shape,
+        # which tensor cores and FMAs don't: forward and backward must see the same logits.
+        return total + tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64).to(tl.float32)
 
 else:
 
