@@ -25,7 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-MATRIX_RATE = {2: 790e12, 4: 67e12}  # operations per second, bfloat16 measured, float32 of the datasheet
+MATRIX_RATE = {
+    2: 790e12,
+    4: 67e12,
+}  # operations per second, bfloat16 measured, float32 of the datasheet
 MEMORY_RATE = 4.3e12  # bytes per second
 ROWS = 16384
 # Shared memory that one block may take.
@@ -66,9 +69,7 @@ def compile_triton(arch: int) -> list[dict[str, Any]]:
     from univa_kernels._triton.sources import compiled
 
     found = []
-    for kernel, element_size, depth, config in configs.table(
-        (arch // 10, arch % 10)
-    ):
+    for kernel, element_size, depth, config in configs.table((arch // 10, arch % 10)):
         dtype = torch.bfloat16 if element_size == 2 else torch.float32
         for symmetric in (True, False):
             binary = compiled(kernel, dtype, depth, config, arch, symmetric)
@@ -106,7 +107,9 @@ def work(
     rows = ROWS * depth * element_size
     if kernel == "forward":
         slots = ROWS / config.block_m if symmetric else 8
-        return product * (0.5 if symmetric else 1), rows * (1 if symmetric else 2) + slots * ROWS * 16
+        return product * (0.5 if symmetric else 1), rows * (
+            1 if symmetric else 2
+        ) + slots * ROWS * 16
     if kernel == "gradient_rows":  # the logits again, and one product with them
         return 2 * product, rows * (2 if symmetric else 3)
     pairs = ROWS * ROWS * (0.5 if symmetric else 1)
@@ -160,7 +163,11 @@ def main() -> None:
         lines = [columns, *([str(row[column]) for column in columns] for row in rows)]
         widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
         for line in lines:
-            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+            print(
+                "  ".join(
+                    text.ljust(width) for text, width in zip(line, widths, strict=True)
+                ).rstrip()
+            )
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1) + "\n")
 

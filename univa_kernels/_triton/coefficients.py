@@ -21,10 +21,10 @@ from univa_kernels._triton.pairs import (
 
 
 @triton.jit
-def shares(logits, log2_z, upstream, at, AXIS: tl.constexpr):
+def shares(logits, log_z, upstream, at, AXIS: tl.constexpr):
     """g_i p_ij of the tile, with the rows' or the columns' losses."""
-    whole = tl.expand_dims(tl.load(log2_z + at), AXIS)
-    return tl.expand_dims(tl.load(upstream + at), AXIS) * tl.exp2(logits - whole)
+    whole = tl.expand_dims(tl.load(log_z + at), AXIS)
+    return tl.expand_dims(tl.load(upstream + at), AXIS) * tl.exp(logits - whole)
 
 
 @triton.jit
@@ -38,10 +38,10 @@ def coefficients(
     column_groups,
     row_boxes,
     column_boxes,
-    row_log2_z,
+    row_log_z,
     row_upstream,
     row_share,
-    column_log2_z,
+    column_log_z,
     column_upstream,
     column_share,
     scale,
@@ -56,7 +56,7 @@ def coefficients(
     threshold,
     gaussian_factor,
     self_weight,
-    log2_self_weight,
+    log_self_weight,
     P: tl.constexpr,
     ROWS_CONTRAST: tl.constexpr,
     COLUMNS_CONTRAST: tl.constexpr,
@@ -72,10 +72,9 @@ def coefficients(
 ):
     """h of a tile, [BLOCK_M, BLOCK_N] float32.
 
-    log2_z, upstream and share are per sample that contrasts: log2 Z (inf without positives), g and
+    log_z, upstream and share are per sample that contrasts: log Z (inf without positives), g and
     g / n (0 without positives), n as positive_weights scales it.
     """
-    # Per log2 unit, hence without the log2(e) that `scale` holds.
     of_products = pair_scale(row_inverse, column_inverse, scale, row_at, column_at, NORMALIZED)
     logits = products * of_products
     edge = (column_tile + 1) * BLOCK_N > columns
@@ -99,16 +98,16 @@ def coefficients(
             column_at,
             columns,
             self_offset,
-            log2_self_weight,
+            log_self_weight,
             GROUPS,
             HAS_SELF,
             KEEP_SELF,
         )
     gradient = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if ROWS_CONTRAST:
-        gradient += shares(logits, row_log2_z, row_upstream, row_at, 1)
+        gradient += shares(logits, row_log_z, row_upstream, row_at, 1)
     if COLUMNS_CONTRAST:
-        gradient += shares(logits, column_log2_z, column_upstream, column_at, 0)
+        gradient += shares(logits, column_log_z, column_upstream, column_at, 0)
     if near:
         weights = positive_weights(
             row_coordinates,
@@ -137,4 +136,4 @@ def coefficients(
             gradient -= weights * tl.load(row_share + row_at)[:, None]
         if COLUMNS_CONTRAST:
             gradient -= weights * tl.load(column_share + column_at)[None, :]
-    return gradient * (of_products * 0.6931471805599453)
+    return gradient * of_products

@@ -41,6 +41,14 @@ class Config:
         )
 
 
+def parts(config: Config) -> int:
+    """In how many parts the forward reduces a tile, to stay within the registers."""
+    if INTERPRETED:
+        return 2
+    numbers = config.block_m * config.block_n // (32 * config.warps)  # a thread's share of a tile
+    return 4 if numbers >= 64 else 2 if numbers >= 32 else 1
+
+
 # kernel, bytes of an element -> bucket of D -> configuration. Bucket 0: streamed along D.
 _DEFAULTS: dict[tuple[str, int], dict[int, Config]] = {
     ("forward", 2): {

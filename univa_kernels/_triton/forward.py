@@ -20,15 +20,170 @@ from univa_kernels._triton.pairs import (
     dot,
     inner_products,
     loaded_rows,
-    log2_scale,
+    logit_scale,
     meets_self,
     pair_scale,
+    part_of,
     positive_weights,
 )
 from univa_kernels._triton.states import merged, reduced, stored
 
-# Below this magnitude of logits (in log2), exp2 needs no shift: rows and columns share it.
-SMALL = tl.constexpr(40.0)
+# Below this magnitude of logits, exp needs no shift: rows and columns share it.
+SMALL = tl.constexpr(28.0)
+
+
+@triton.jit
+def part_states(
+    products,
+    part,
+    near,
+    twice,
+    place,
+    anchor_inverse,
+    contrast_inverse,
+    anchor_coordinates,
+    contrast_coordinates,
+    anchor_groups,
+    contrast_groups,
+    scale,
+    row_tile,
+    row_index,
+    row_at,
+    columns,
+    self_offset,
+    threshold,
+    gaussian_factor,
+    self_weight,
+    log_self_weight,
+    P: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    LEARNED: tl.constexpr,
+    NORMALIZED: tl.constexpr,
+    WIDE: tl.constexpr,
+    GAUSSIAN: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HAS_SELF: tl.constexpr,
+    KEEP_SELF: tl.constexpr,
+    BOXES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """States of the rows of a part [BLOCK_M, WIDTH] of a tile; leaves those of its columns.
+
+    `part` counts parts along all columns.
+    """
+    column_index = part * WIDTH + tl.arange(0, WIDTH)
+    column_at = tl.minimum(column_index, columns - 1).to(tl.int64)
+    logits = products * pair_scale(
+        anchor_inverse, contrast_inverse, scale, row_at, column_at, NORMALIZED
+    )
+    interior = (part + 1) * WIDTH <= columns
+    if HAS_SELF:
+        meets = meets_self(row_tile, part, self_offset, BLOCK_M, WIDTH)
+        interior = interior & (meets == 0)
+        if BOXES:
+            near = near | meets
+    place += column_index
+    small = False
+    if GROUPS != SAME_IS_NO_PAIR:
+        small = interior & (tl.max(tl.max(tl.abs(logits), 1), 0) < SMALL)
+    if small:
+        exps = tl.exp(logits)
+        m2 = tl.zeros([BLOCK_M], tl.float32)
+        e2 = tl.sum(exps, 1)
+        es2 = e2
+        k2 = tl.zeros([BLOCK_M], tl.float32)
+        ks2 = tl.zeros([BLOCK_M], tl.float32)
+        if SYMMETRIC:
+            cm = tl.zeros([WIDTH], tl.float32)
+            ce = tl.sum(exps, 0)
+            ces = ce
+            ck = tl.zeros([WIDTH], tl.float32)
+            cks = tl.zeros([WIDTH], tl.float32)
+        if LEARNED:
+            weighted = exps * logits
+            es2 = tl.sum(weighted, 1)
+            if SYMMETRIC:
+                ces = tl.sum(weighted, 0)
+        if near:
+            weights = positive_weights(
+                anchor_coordinates,
+                contrast_coordinates,
+                anchor_groups,
+                contrast_groups,
+                row_index,
+                column_index,
+                row_at,
+                column_at,
+                columns,
+                self_offset,
+                threshold,
+                gaussian_factor,
+                self_weight,
+                P,
+                BLOCK_M,
+                WIDTH,
+                WIDE,
+                GAUSSIAN,
+                GROUPS,
+                HAS_SELF,
+                True,
+            )
+            attracted = weights * logits
+            k2 = tl.sum(weights, 1)
+            ks2 = tl.sum(attracted, 1)
+            if SYMMETRIC:
+                ck = tl.sum(weights, 0)
+                cks = tl.sum(attracted, 0)
+        if SYMMETRIC:  # noqa: SIM102, known when compiling
+            if twice:
+                stored(place, columns, None, cm, ce, ces, ck, cks, LEARNED)
+    else:
+        counted = counted_logits(
+            logits,
+            anchor_groups,
+            contrast_groups,
+            row_index,
+            column_index,
+            row_at,
+            column_at,
+            columns,
+            self_offset,
+            log_self_weight,
+            GROUPS,
+            HAS_SELF,
+            KEEP_SELF,
+        )
+        weights = positive_weights(
+            anchor_coordinates,
+            contrast_coordinates,
+            anchor_groups,
+            contrast_groups,
+            row_index,
+            column_index,
+            row_at,
+            column_at,
+            columns,
+            self_offset,
+            threshold,
+            gaussian_factor,
+            self_weight,
+            P,
+            BLOCK_M,
+            WIDTH,
+            WIDE,
+            GAUSSIAN,
+            GROUPS,
+            HAS_SELF,
+            False,
+        )
+        m2, e2, es2, k2, ks2 = reduced(logits, counted, weights, 1, LEARNED)
+        if SYMMETRIC:  # noqa: SIM102, known when compiling
+            if twice:
+                cm, ce, ces, ck, cks = reduced(logits, counted, weights, 0, LEARNED)
+                real = column_index < columns
+                stored(place, columns, real, cm, ce, ces, ck, cks, LEARNED)
+    return m2, e2, es2, k2, ks2
 
 
 @triton.jit(
@@ -66,7 +221,7 @@ def partial_states(
     inverse_temperature,
     gaussian_factor,
     self_weight,
-    log2_self_weight,
+    log_self_weight,
     D: tl.constexpr,
     P: tl.constexpr,
     SYMMETRIC: tl.constexpr,
@@ -79,6 +234,7 @@ def partial_states(
     KEEP_SELF: tl.constexpr,
     BOXES: tl.constexpr,
     RESIDENT: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -104,7 +260,7 @@ def partial_states(
     if BOXES:
         anchor_boxes += batch * tl.cdiv(rows, BLOCK_M) * (2 * P)
         contrast_boxes += batch * tl.cdiv(columns, BLOCK_N) * (2 * P)
-    scale = log2_scale(temperature, inverse_temperature, LEARNED)
+    scale = logit_scale(temperature, inverse_temperature, LEARNED)
     row_index = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     row_at = tl.minimum(row_index, rows - 1).to(tl.int64)
     if RESIDENT:
@@ -130,123 +286,53 @@ def partial_states(
             products = inner_products(
                 anchors, contrast, row_at, column_at, D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION
             )
-        logits = products * pair_scale(
-            anchor_inverse, contrast_inverse, scale, row_at, column_at, NORMALIZED
-        )
-        interior = (tile + 1) * BLOCK_N <= columns
         near = True
         if BOXES:
             near = boxes_touch(anchor_boxes, contrast_boxes, row_tile, tile, threshold, P, WIDE)
-        if HAS_SELF:
-            meets = meets_self(row_tile, tile, self_offset, BLOCK_M, BLOCK_N)
-            interior = interior & (meets == 0)
-            if BOXES:
-                near = near | meets
         twice = False  # whether the columns take the tile's pairs too
+        place = column_states
         if SYMMETRIC:
             twice = tile * BLOCK_N // SQUARE > row_tile * BLOCK_M // SQUARE
-            place = (batch * tl.num_programs(0) + local_tile) * FIELDS * columns
-            column_place = column_states + place + column_index
-        small = False
-        if GROUPS != SAME_IS_NO_PAIR:
-            small = interior & (tl.max(tl.max(tl.abs(logits), 1), 0) < SMALL)
-        if small:
-            exps = tl.exp2(logits)
-            m2 = tl.zeros([BLOCK_M], tl.float32)
-            e2 = tl.sum(exps, 1)
-            es2 = e2
-            k2 = tl.zeros([BLOCK_M], tl.float32)
-            ks2 = tl.zeros([BLOCK_M], tl.float32)
-            if SYMMETRIC:
-                cm = tl.zeros([BLOCK_N], tl.float32)
-                ce = tl.sum(exps, 0)
-                ces = ce
-                ck = tl.zeros([BLOCK_N], tl.float32)
-                cks = tl.zeros([BLOCK_N], tl.float32)
-            if LEARNED:
-                weighted = exps * logits
-                es2 = tl.sum(weighted, 1)
-                if SYMMETRIC:
-                    ces = tl.sum(weighted, 0)
-            if near:
-                weights = positive_weights(
-                    anchor_coordinates,
-                    contrast_coordinates,
-                    anchor_groups,
-                    contrast_groups,
-                    row_index,
-                    column_index,
-                    row_at,
-                    column_at,
-                    columns,
-                    self_offset,
-                    threshold,
-                    gaussian_factor,
-                    self_weight,
-                    P,
-                    BLOCK_M,
-                    BLOCK_N,
-                    WIDE,
-                    GAUSSIAN,
-                    GROUPS,
-                    HAS_SELF,
-                    True,
-                )
-                attracted = weights * logits
-                k2 = tl.sum(weights, 1)
-                ks2 = tl.sum(attracted, 1)
-                if SYMMETRIC:
-                    ck = tl.sum(weights, 0)
-                    cks = tl.sum(attracted, 0)
-            if SYMMETRIC:  # noqa: SIM102, known when compiling
-                if twice:
-                    stored(column_place, columns, None, cm, ce, ces, ck, cks, LEARNED)
-        else:
-            counted = counted_logits(
-                logits,
-                anchor_groups,
-                contrast_groups,
-                row_index,
-                column_index,
-                row_at,
-                column_at,
-                columns,
-                self_offset,
-                log2_self_weight,
-                GROUPS,
-                HAS_SELF,
-                KEEP_SELF,
-            )
-            weights = positive_weights(
+            slot = batch * tl.num_programs(0) + local_tile
+            place = column_states + slot * FIELDS * columns
+        # A part at a time: a whole tile's temporaries do not fit the registers.
+        for part in tl.static_range(PARTS):
+            m2, e2, es2, k2, ks2 = part_states(
+                part_of(products, part, PARTS, BLOCK_M, BLOCK_N),
+                tile * PARTS + part,
+                near,
+                twice,
+                place,
+                anchor_inverse,
+                contrast_inverse,
                 anchor_coordinates,
                 contrast_coordinates,
                 anchor_groups,
                 contrast_groups,
+                scale,
+                row_tile,
                 row_index,
-                column_index,
                 row_at,
-                column_at,
                 columns,
                 self_offset,
                 threshold,
                 gaussian_factor,
                 self_weight,
+                log_self_weight,
                 P,
-                BLOCK_M,
-                BLOCK_N,
+                SYMMETRIC,
+                LEARNED,
+                NORMALIZED,
                 WIDE,
                 GAUSSIAN,
                 GROUPS,
                 HAS_SELF,
-                False,
+                KEEP_SELF,
+                BOXES,
+                BLOCK_M,
+                BLOCK_N // PARTS,
             )
-            m2, e2, es2, k2, ks2 = reduced(logits, counted, weights, 1, LEARNED)
-            if SYMMETRIC:  # noqa: SIM102, known when compiling
-                if twice:
-                    cm, ce, ces, ck, cks = reduced(logits, counted, weights, 0, LEARNED)
-                    real = column_index < columns
-                    stored(column_place, columns, real, cm, ce, ces, ck, cks, LEARNED)
-        m, e, es, k, ks = merged(m, e, es, k, ks, m2, e2, es2, k2, ks2, LEARNED)
+            m, e, es, k, ks = merged(m, e, es, k, ks, m2, e2, es2, k2, ks2, LEARNED)
     panel_rows = tl.num_programs(0) * BLOCK_M
     slot = batch * tl.num_programs(1) + chunk
     places = row_states + slot * FIELDS * panel_rows + local_tile * BLOCK_M

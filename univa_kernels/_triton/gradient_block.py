@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from univa_kernels._triton.coefficients import coefficients
-from univa_kernels._triton.pairs import inner_products, log2_scale
+from univa_kernels._triton.pairs import inner_products, logit_scale
 
 
 @triton.jit(
@@ -36,10 +36,10 @@ def gradient_of_products(
     contrast_groups,
     anchor_boxes,
     contrast_boxes,
-    anchor_log2_z,
+    anchor_log_z,
     anchor_upstream,
     anchor_share,
-    contrast_log2_z,
+    contrast_log_z,
     contrast_upstream,
     contrast_share,
     temperature,
@@ -55,7 +55,7 @@ def gradient_of_products(
     inverse_temperature,
     gaussian_factor,
     self_weight,
-    log2_self_weight,
+    log_self_weight,
     D: tl.constexpr,
     P: tl.constexpr,
     SYMMETRIC: tl.constexpr,
@@ -107,13 +107,13 @@ def gradient_of_products(
         contrast_groups,
         anchor_boxes,
         contrast_boxes,
-        anchor_log2_z,
+        anchor_log_z,
         anchor_upstream,
         anchor_share,
-        contrast_log2_z,
+        contrast_log_z,
         contrast_upstream,
         contrast_share,
-        log2_scale(temperature, inverse_temperature, LEARNED),
+        logit_scale(temperature, inverse_temperature, LEARNED),
         row_tile,
         column_tile,
         row_index,
@@ -125,7 +125,7 @@ def gradient_of_products(
         threshold,
         gaussian_factor,
         self_weight,
-        log2_self_weight,
+        log_self_weight,
         P,
         True,
         SYMMETRIC,

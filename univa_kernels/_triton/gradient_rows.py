@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from univa_kernels._triton.coefficients import coefficients
-from univa_kernels._triton.pairs import NO_GROUPS, dot, loaded_rows, log2_scale
+from univa_kernels._triton.pairs import NO_GROUPS, dot, loaded_rows, logit_scale
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "self_offset", "threshold"])
@@ -25,10 +25,10 @@ def gradient_of_rows(
     column_groups,
     row_boxes,
     column_boxes,
-    row_log2_z,
+    row_log_z,
     row_upstream,
     row_share,
-    column_log2_z,
+    column_log_z,
     column_upstream,
     column_share,
     temperature,
@@ -40,7 +40,7 @@ def gradient_of_rows(
     inverse_temperature,
     gaussian_factor,
     self_weight,
-    log2_self_weight,
+    log_self_weight,
     D: tl.constexpr,
     P: tl.constexpr,
     ROWS_CONTRAST: tl.constexpr,
@@ -75,14 +75,14 @@ def gradient_of_rows(
         row_boxes += batch * tl.num_programs(0) * (2 * P)
         column_boxes += batch * tl.cdiv(columns, BLOCK_N) * (2 * P)
     if ROWS_CONTRAST:
-        row_log2_z += batch * rows
+        row_log_z += batch * rows
         row_upstream += batch * rows
         row_share += batch * rows
     if COLUMNS_CONTRAST:
-        column_log2_z += batch * columns
+        column_log_z += batch * columns
         column_upstream += batch * columns
         column_share += batch * columns
-    scale = log2_scale(temperature, inverse_temperature, LEARNED)
+    scale = logit_scale(temperature, inverse_temperature, LEARNED)
     row_index = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     row_at = tl.minimum(row_index, rows - 1).to(tl.int64)
     own = loaded_rows(embeddings, row_at, D, BLOCK_D)
@@ -103,10 +103,10 @@ def gradient_of_rows(
             column_groups,
             row_boxes,
             column_boxes,
-            row_log2_z,
+            row_log_z,
             row_upstream,
             row_share,
-            column_log2_z,
+            column_log_z,
             column_upstream,
             column_share,
             scale,
@@ -121,7 +121,7 @@ def gradient_of_rows(
             threshold,
             gaussian_factor,
             self_weight,
-            log2_self_weight,
+            log_self_weight,
             P,
             ROWS_CONTRAST,
             COLUMNS_CONTRAST,

@@ -17,7 +17,7 @@ def merge_states(
     column_states,  # [batch, row_tiles, fields, rows]
     running,  # [batch, fields, rows]: states of the rows after this panel
     losses,  # [batch, rows]
-    stats,  # [batch, 5, rows]: log Z, n, mean positive logit, gap, log2 Z
+    stats,  # [batch, 4, rows]: log Z, n, mean positive logit, gap
     rows,
     first_row,
     first_tile,
@@ -39,7 +39,6 @@ def merge_states(
     Rows of the panel are complete after it: their chunks, their columns of this panel and what
     earlier panels left in `running`. Later rows go on in `running`.
     """
-    LN2: tl.constexpr = 0.6931471805599453
     FIELDS: tl.constexpr = 5 if LEARNED else 4
     batch = tl.program_id(1).to(tl.int64)
     start = first_row + tl.program_id(0) * BLOCK
@@ -75,23 +74,22 @@ def merge_states(
         m, e, es, k, ks = merged(m, e, es, k, ks, m2, e2, es2, k2, ks2, LEARNED)
         some = k != 0  # NaN is not nothing
         weight = tl.where(some, k, 1.0)
-        log2_e = tl.log2(e)
+        log_e = tl.log(e)
         mean = tl.where(some, tl.div_rn(ks, weight), 0.0)
         # A NaN logit is told of in a row without positives too.
-        loss = tl.where(some, log2_e - mean, tl.where(e == e, 0.0, e))
-        log2_z = tl.where(e == 0, float("-inf"), finite(m) + log2_e)
+        loss = tl.where(some, log_e - mean, tl.where(e == e, 0.0, e))
+        log_z = tl.where(e == 0, float("-inf"), finite(m) + log_e)
         gap = tl.where(some, float("nan"), 0.0)
         if LEARNED:
             gap = tl.where(some, tl.div_rn(es, e) - mean, 0.0)
         count = k / GAUSSIAN_SCALE if GAUSSIAN else k
         place = batch * rows + index
-        tl.store(losses + place, loss * LN2, mask=real)
-        out = stats + batch * 5 * rows + index
-        tl.store(out, log2_z * LN2, mask=real)
+        tl.store(losses + place, loss, mask=real)
+        out = stats + batch * 4 * rows + index
+        tl.store(out, log_z, mask=real)
         tl.store(out + rows, count, mask=real)
-        tl.store(out + 2 * rows, tl.where(some, (finite(m) + mean) * LN2, 0.0), mask=real)
-        tl.store(out + 3 * rows, gap * LN2, mask=real)
-        tl.store(out + 4 * rows, log2_z, mask=real)
+        tl.store(out + 2 * rows, tl.where(some, (finite(m) + mean), 0.0), mask=real)
+        tl.store(out + 3 * rows, gap, mask=real)
     else:
         if SYMMETRIC:
             stored(kept, rows, real, m, e, es, k, ks, LEARNED)

@@ -41,7 +41,7 @@ def contrastive_forward(
     exclude_groups: bool,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [S, N] and statistics [S, 5, N] of S independent sets."""
+    """Losses [S, N] and statistics [S, 4, N] of S independent sets."""
     return run_forward(
         problems.make(
             anchors,
@@ -239,7 +239,7 @@ def _eager(tensor: Tensor) -> bool:
 
 
 def contrastive_sets(anchors: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    """Losses [S, N] and statistics [S, 5, N] of sets [S, N, D]."""
+    """Losses [S, N] and statistics [S, 4, N] of sets [S, N, D]."""
     _refuse_forward_mode(anchors, arguments[0], arguments[5])
     run = _Eager.apply if _eager(anchors) else torch.ops.univa_triton.contrastive_forward
     result: tuple[Tensor, Tensor] = run(anchors, *arguments)
@@ -273,7 +273,7 @@ def contrastive(
         )
     ]
     losses, stats = contrastive_sets(*sets, learned_temperature, *options)  # type: ignore[arg-type]
-    return losses[0], stats[0, :4]
+    return losses[0], stats[0]
 
 
 correlation_prior = reference.correlation_prior

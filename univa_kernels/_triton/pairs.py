@@ -1,9 +1,8 @@
 """What a tile of pairs is made of, shared by every kernel: logits, positives, what counts.
 
-Logits are kept in units of log2: one multiplication by log2(e) / temperature turns an inner product
-into the argument of exp2, which is what the hardware has. `logits` are t_ij = s_ij log2(e);
-`counted` is what enters Z, -inf where the pair does not and with log2(w) on the self pair
-(docs/mathematics.md, 1, and csrc/include/univa/reduction.h).
+`logits` are s_ij; `counted` is what enters Z, -inf where the pair does not and with log(w) on the
+self pair (docs/mathematics.md, 1, and csrc/include/univa/reduction.h). Logits stay in natural
+units: times log2(e) beforehand, large ones would be rounded once more than plain PyTorch does.
 """
 
 from __future__ import annotations
@@ -31,7 +30,9 @@ if INTERPRETED:
     def dot(a, b, total, PRECISION: tl.constexpr):
         # It would multiply bfloat16's bits, and sum in an order that depends on the tile's shape,
         # which tensor cores and FMAs don't: forward and backward must see the same logits.
-        return total + tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64).to(tl.float32)
+        return total + tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64).to(
+            tl.float32
+        )
 
 else:
 
@@ -51,11 +52,11 @@ else:
 
 
 @triton.jit
-def log2_scale(temperature, inverse_temperature, LEARNED: tl.constexpr):
-    """log2(e) / temperature; a learned temperature is read here, on the device."""
+def logit_scale(temperature, inverse_temperature, LEARNED: tl.constexpr):
+    """1 / temperature; a learned temperature is read here, on the device."""
     if LEARNED:
         inverse_temperature = tl.div_rn(1.0, tl.load(temperature))
-    return inverse_temperature * 1.4426950408889634
+    return inverse_temperature
 
 
 @triton.jit
@@ -130,7 +131,7 @@ def counted_logits(
     column_at,
     columns,
     self_offset,
-    log2_self_weight,
+    log_self_weight,
     GROUPS: tl.constexpr,
     HAS_SELF: tl.constexpr,
     KEEP_SELF: tl.constexpr,
@@ -143,7 +144,7 @@ def counted_logits(
     if HAS_SELF:
         # Padding may look like a self pair where the offset reaches beyond the columns.
         own = self_pairs(row_index, column_index, self_offset) & (column_index < columns)[None, :]
-        weighted = logits + log2_self_weight if KEEP_SELF else float("-inf")
+        weighted = logits + log_self_weight if KEEP_SELF else float("-inf")
         counted = tl.where(own, weighted, counted)
     return counted
 
@@ -231,3 +232,22 @@ def boxes_touch(
         squared += rounded_square(gap, WIDE)
     limit = threshold.to(tl.float64, bitcast=True).to(squared.dtype)
     return (squared < limit) | (squared != squared)
+
+
+@triton.jit
+def halves(tile, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The left and the right half of a tile [ROWS, WIDTH]; its numbers stay in their registers."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, WIDTH // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def part_of(tile, PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Columns of a tile: part PART of PARTS, which is 1, 2 or 4."""
+    piece = tile
+    if PARTS > 1:
+        left, right = halves(tile, ROWS, WIDTH)
+        piece = left if PART < PARTS // 2 else right
+        if PARTS > 2:
+            left, right = halves(piece, ROWS, WIDTH // 2)
+            piece = left if PART % 2 == 0 else right
+    return piece

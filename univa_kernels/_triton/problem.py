@@ -122,7 +122,7 @@ class Problem(NamedTuple):
         return rows, _boxes(self.contrast_coordinates, config.block_n, self.launcher)
 
     def numbers(self) -> tuple[int, int, float, float, float, float]:
-        """Offset, threshold, 1 / temperature, gaussian factor, self weight and its log2."""
+        """Offset, threshold, 1 / temperature, gaussian factor, self weight and its log."""
         wide = self.anchor_coordinates.dtype == torch.float64
         return (
             self.self_offset or 0,
@@ -130,7 +130,7 @@ class Problem(NamedTuple):
             self.inverse_temperature,
             gaussian_factor(float(self.sigma)) if self.sigma > 0 else 0.0,
             self.self_weight,
-            math.log2(self.self_weight) if self.self_weight > 0 else 0.0,
+            math.log(self.self_weight) if self.self_weight > 0 else 0.0,
         )
 
 

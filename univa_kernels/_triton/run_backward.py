@@ -44,14 +44,14 @@ def backward(
 
 
 def _terms(problem: Problem, grad: Tensor, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log2 Z, g and g / n of the anchors, [S, N]; inf, 0 and 0 in rows without positives."""
+    """log Z, g and g / n of the anchors, [S, N]; inf, 0 and 0 in rows without positives."""
     count = stats[:, 1]
     some = count != 0  # NaN is not nothing
     scale = GAUSSIAN_SCALE.value if problem.sigma > 0 else 1.0
     upstream = torch.where(some, grad, 0.0)
     share = upstream / (count * scale).where(some, 1.0)
-    log2_z = stats[:, 4].where(some, torch.inf)
-    return log2_z.contiguous(), upstream.contiguous(), share.contiguous()
+    log_z = stats[:, 0].where(some, torch.inf)
+    return log_z.contiguous(), upstream.contiguous(), share.contiguous()
 
 
 def _single_pass(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
+from univa_kernels._triton.configs import parts
 from univa_kernels._triton.forward import partial_states
 from univa_kernels._triton.merge import merge_states
 from univa_kernels._triton.pairs import INTERPRETED
 from univa_kernels._triton.problem import Problem, config_for
 
-STATS_ROWS = 5
-"""Rows of the statistics: log Z, n, mean positive logit, gap (learned temperatures), log2 Z."""
+STATS_ROWS = 4
+"""Rows of the statistics: log Z, n, mean positive logit, gap (NaN unless temperatures learn)."""
 
 _PROGRAMS = 1024  # of a launch: several for each multiprocessor, so that they even out
 _CHUNKS = 64
@@ -29,7 +30,7 @@ def slots(columns: int, sets: int) -> int:
 
 
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Losses [S, N] and statistics [S, 5, N], float32."""
+    """Losses [S, N] and statistics [S, 4, N], float32."""
     sets, rows, columns, depth = problem.shape
     rows_of = problem.anchors
     float32 = {"dtype": problem.anchors.new_empty(0).float().dtype, "device": rows_of.device}
@@ -75,6 +76,7 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
             per_chunk,
             *problem.numbers(),
             SYMMETRIC=problem.symmetric,
+            PARTS=parts(config),
             RESIDENT=config.block_d >= depth,
             **flags,
         )

@@ -1,4 +1,4 @@
-"""The reduction state of one row of pairs, as csrc/include/univa/reduction.h, in units of log2.
+"""The reduction state of one row of pairs, as csrc/include/univa/reduction.h.
 
 (maximum, sum_e, sum_es, sum_k, sum_ks): the sums are relative to `maximum`, or to 0 while it is
 -inf. sum_es is kept for a learned temperature only. Any number at or above the greatest logit, and
@@ -28,8 +28,8 @@ def merged(m, e, es, k, ks, m2, e2, es2, k2, ks2, LEARNED: tl.constexpr):
     """Two states as one."""
     top = tl.maximum(m, m2)
     shift = finite(top)
-    mine = tl.exp2(m - shift)
-    theirs = tl.exp2(m2 - shift)
+    mine = tl.exp(m - shift)
+    theirs = tl.exp(m2 - shift)
     down = finite(m) - shift
     down2 = finite(m2) - shift
     if LEARNED:
@@ -45,7 +45,7 @@ def reduced(logits, counted, weights, AXIS: tl.constexpr, LEARNED: tl.constexpr)
     m = tl.max(counted, AXIS)
     shift = tl.expand_dims(finite(m), AXIS)
     above = logits - shift
-    e = tl.exp2(counted - shift)
+    e = tl.exp(counted - shift)
     sum_e = tl.sum(e, AXIS)
     sum_es = sum_e
     if LEARNED:
@@ -84,7 +84,7 @@ def folded(m, e, es, k, ks, LEARNED: tl.constexpr):
     """States [slots, n] merged along the slots, all at once."""
     top = tl.max(m, 0)
     shift = finite(top)[None, :]
-    scale = tl.exp2(m - shift)
+    scale = tl.exp(m - shift)
     down = finite(m) - shift
     sum_es = top
     if LEARNED:
