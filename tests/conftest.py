@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Before anything imports triton: without a GPU its kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():

@@ -13,7 +13,7 @@ from univa_kernels import backends, ops, use_backend, va_supcon_loss
 
 def test_every_backend_says_whether_it_is_usable():
     usable = univa_kernels.available_backends()
-    assert set(usable) == {"reference", "cpu", "cuda"}
+    assert set(usable) == {"reference", "cpu", "cuda", "triton"}
     assert usable["reference"] is None
     if not torch.cuda.is_available():
         assert usable["cuda"]

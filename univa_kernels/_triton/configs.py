@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,54 +26,56 @@ KERNELS = ("forward", "gradient_rows", "gradient_block")
 
 @dataclass(frozen=True)
 class Config:
-    """Sides of a tile of pairs, step along D, warps of a program, loads in flight."""
+    """Tile sizes of a kernel.
+
+    Attributes:
+        block_m: rows of a tile of pairs.
+        block_n: its columns.
+        block_d: step along D.
+        warps: of a program.
+        stages: loads in flight.
+        parts: 1, 2 or 4, in which the forward reduces a tile, to stay within the registers.
+    """
 
     block_m: int
     block_n: int
     block_d: int
     warps: int
     stages: int
+    parts: int = 1
 
     def __str__(self) -> str:
         return (
             f"{self.block_m}x{self.block_n}x{self.block_d}, {self.warps} warps, "
-            f"{self.stages} stages"
+            f"{self.stages} stages, {self.parts} parts"
         )
-
-
-def parts(config: Config) -> int:
-    """In how many parts the forward reduces a tile, to stay within the registers."""
-    if INTERPRETED:
-        return 2
-    numbers = config.block_m * config.block_n // (32 * config.warps)  # a thread's share of a tile
-    return 4 if numbers >= 64 else 2 if numbers >= 32 else 1
 
 
 # kernel, bytes of an element -> bucket of D -> configuration. Bucket 0: streamed along D.
 _DEFAULTS: dict[tuple[str, int], dict[int, Config]] = {
     ("forward", 2): {
-        64: Config(128, 128, 64, 8, 3),
-        128: Config(128, 128, 128, 8, 3),
-        256: Config(128, 64, 256, 8, 2),
-        0: Config(128, 128, 64, 8, 3),
+        64: Config(128, 64, 64, 8, 3, 2),
+        128: Config(128, 64, 128, 8, 3, 2),
+        256: Config(128, 64, 256, 8, 2, 2),
+        0: Config(128, 64, 64, 8, 3, 2),
     },
     ("forward", 4): {
-        64: Config(64, 64, 64, 8, 2),
-        128: Config(64, 64, 128, 8, 1),
+        64: Config(32, 32, 64, 8, 1),
+        128: Config(32, 32, 128, 8, 1),
         256: Config(32, 32, 256, 8, 1),
-        0: Config(64, 64, 32, 8, 3),
+        0: Config(64, 32, 32, 8, 3),
     },
     ("gradient_rows", 2): {
-        64: Config(128, 64, 64, 8, 2),
-        128: Config(128, 64, 128, 8, 2),
-        256: Config(128, 64, 256, 8, 2),
+        64: Config(128, 32, 64, 8, 2),
+        128: Config(128, 32, 128, 8, 2),
+        256: Config(64, 32, 256, 8, 2),
     },
     ("gradient_rows", 4): {
-        64: Config(64, 32, 64, 8, 2),
-        128: Config(64, 32, 128, 8, 1),
+        64: Config(32, 32, 64, 8, 1),
+        128: Config(32, 32, 128, 8, 1),
         256: Config(32, 32, 256, 8, 1),
     },
-    ("gradient_block", 2): {0: Config(128, 128, 64, 8, 3)},
+    ("gradient_block", 2): {0: Config(128, 64, 64, 8, 3)},
     ("gradient_block", 4): {0: Config(64, 64, 32, 8, 3)},
 }
 # Chips with 99 KB of shared memory (compute capability 8.6, 8.9, 12.x) and others not tried.
@@ -90,6 +92,8 @@ def bucket(kernel: str, depth: int) -> int:
 def default(kernel: str, element_size: int, depth: int, capability: tuple[int, int]) -> Config:
     """The configuration that serves where nothing was measured."""
     config = _DEFAULTS[kernel, element_size][bucket(kernel, depth)]
+    if capability == (8, 0) and kernel == "forward" and element_size == 2:
+        return replace(config, block_m=64, parts=1)  # mma.sync keeps more in registers
     if capability in {(8, 0), (9, 0), (10, 0), (10, 3)}:
         return config
     side = _SMALL_BLOCK[element_size]
@@ -114,9 +118,9 @@ def choose(kernel: str, dtype: torch.dtype, depth: int, device: torch.device) ->
     """The configuration for a call: what a warm-up found for this GPU, else the default."""
     if INTERPRETED:
         wide = max(16, 1 << (depth - 1).bit_length())
-        return Config(
-            16, 32 if kernel == "forward" else 16, wide if bucket(kernel, depth) else 16, 4, 1
-        )
+        # Small, unlike sides, in parts: so that tests see every path.
+        columns = 32 if kernel == "forward" else 16
+        return Config(16, columns, wide if bucket(kernel, depth) else 16, 4, 1, parts=2)
     found = _measured(device.index or 0).get(key(kernel, dtype.itemsize, depth))
     if found is not None:
         return found

@@ -34,7 +34,7 @@ SMALL = tl.constexpr(28.0)
 
 @triton.jit
 def part_states(
-    products,
+    logits,
     part,
     near,
     twice,
@@ -45,7 +45,6 @@ def part_states(
     contrast_coordinates,
     anchor_groups,
     contrast_groups,
-    scale,
     row_tile,
     row_index,
     row_at,
@@ -74,9 +73,8 @@ def part_states(
     """
     column_index = part * WIDTH + tl.arange(0, WIDTH)
     column_at = tl.minimum(column_index, columns - 1).to(tl.int64)
-    logits = products * pair_scale(
-        anchor_inverse, contrast_inverse, scale, row_at, column_at, NORMALIZED
-    )
+    if NORMALIZED:
+        logits *= pair_scale(anchor_inverse, contrast_inverse, 1.0, row_at, column_at, NORMALIZED)
     interior = (part + 1) * WIDTH <= columns
     if HAS_SELF:
         meets = meets_self(row_tile, part, self_offset, BLOCK_M, WIDTH)
@@ -86,7 +84,7 @@ def part_states(
     place += column_index
     small = False
     if GROUPS != SAME_IS_NO_PAIR:
-        small = interior & (tl.max(tl.max(tl.abs(logits), 1), 0) < SMALL)
+        small = interior & (tl.max(tl.abs(logits)) < SMALL)
     if small:
         exps = tl.exp(logits)
         m2 = tl.zeros([BLOCK_M], tl.float32)
@@ -286,6 +284,7 @@ def partial_states(
             products = inner_products(
                 anchors, contrast, row_at, column_at, D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION
             )
+        logits = products * scale
         near = True
         if BOXES:
             near = boxes_touch(anchor_boxes, contrast_boxes, row_tile, tile, threshold, P, WIDE)
@@ -298,7 +297,7 @@ def partial_states(
         # A part at a time: a whole tile's temporaries do not fit the registers.
         for part in tl.static_range(PARTS):
             m2, e2, es2, k2, ks2 = part_states(
-                part_of(products, part, PARTS, BLOCK_M, BLOCK_N),
+                part_of(logits, part, PARTS, BLOCK_M, BLOCK_N),
                 tile * PARTS + part,
                 near,
                 twice,
@@ -309,7 +308,6 @@ def partial_states(
                 contrast_coordinates,
                 anchor_groups,
                 contrast_groups,
-                scale,
                 row_tile,
                 row_index,
                 row_at,

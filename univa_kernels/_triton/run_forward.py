@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
-from univa_kernels._triton.configs import parts
 from univa_kernels._triton.forward import partial_states
 from univa_kernels._triton.merge import merge_states
 from univa_kernels._triton.pairs import INTERPRETED
@@ -76,7 +75,7 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
             per_chunk,
             *problem.numbers(),
             SYMMETRIC=problem.symmetric,
-            PARTS=parts(config),
+            PARTS=config.parts,
             RESIDENT=config.block_d >= depth,
             **flags,
         )

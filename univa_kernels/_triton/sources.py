@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from univa_kernels._triton.configs import Config, parts
+from univa_kernels._triton.configs import Config
 from univa_kernels._triton.forward import partial_states
 from univa_kernels._triton.gradient_block import gradient_of_products
 from univa_kernels._triton.gradient_rows import gradient_of_rows
@@ -87,7 +87,7 @@ def compiled(
         "KEEP_SELF": True,
         "BOXES": True,
         "RESIDENT": config.block_d >= depth,
-        "PARTS": parts(config),
+        "PARTS": config.parts,
         "PRECISION": "ieee",
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
