@@ -92,7 +92,7 @@ def bucket(kernel: str, depth: int) -> int:
 def default(kernel: str, element_size: int, depth: int, capability: tuple[int, int]) -> Config:
     """The configuration that serves where nothing was measured."""
     config = _DEFAULTS[kernel, element_size][bucket(kernel, depth)]
-    if capability == (8, 0) and kernel == "forward" and element_size == 2:
+    if capability == (8, 0) and kernel != "gradient_rows" and element_size == 2:
         return replace(config, block_m=64, parts=1)  # mma.sync keeps more in registers
     if capability in {(8, 0), (9, 0), (10, 0), (10, 3)}:
         return config
@@ -121,6 +121,8 @@ def choose(kernel: str, dtype: torch.dtype, depth: int, device: torch.device) ->
         # Small, unlike sides, in parts: so that tests see every path.
         columns = 32 if kernel == "forward" else 16
         return Config(16, columns, wide if bucket(kernel, depth) else 16, 4, 1, parts=2)
+    if device.type != "cuda":  # traced without a GPU
+        return default(kernel, dtype.itemsize, depth, (9, 0))
     found = _measured(device.index or 0).get(key(kernel, dtype.itemsize, depth))
     if found is not None:
         return found

@@ -65,13 +65,13 @@ def merge_states(
     local = index - first_row
     if start - first_row < panel_rows:
         chunk = tl.arange(0, CHUNKS)
-        mask = (chunk < chunks)[:, None] & real[None, :]
-        places = (batch * chunks + chunk) * FIELDS * panel_rows
-        m2, e2, es2, k2, ks2 = read(
-            row_states + places[:, None] + local[None, :], panel_rows, mask, LEARNED
+        left = (chunk < chunks)[:, None] & real[None, :]
+        parts = (batch * chunks + chunk) * FIELDS * panel_rows
+        m3, e3, es3, k3, ks3 = read(
+            row_states + parts[:, None] + local[None, :], panel_rows, left, LEARNED
         )
-        m2, e2, es2, k2, ks2 = folded(m2, e2, es2, k2, ks2, LEARNED)
-        m, e, es, k, ks = merged(m, e, es, k, ks, m2, e2, es2, k2, ks2, LEARNED)
+        m3, e3, es3, k3, ks3 = folded(m3, e3, es3, k3, ks3, LEARNED)
+        m, e, es, k, ks = merged(m, e, es, k, ks, m3, e3, es3, k3, ks3, LEARNED)
         some = k != 0  # NaN is not nothing
         weight = tl.where(some, k, 1.0)
         log_e = tl.log(e)
