@@ -1,12 +1,13 @@
 # make setup   environment in .venv and the compiled extension
 # make demo    train on the embedded synthetic corpus
 # make test    lint, types, tests, doctests
+# make kernel-report    registers, shared memory and speed of light of the GPU kernels
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test kernel-report clean
 
 # setup.py knows what is out of date, so it is always asked.
 setup: $(VENV)/.packages
@@ -21,6 +22,9 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --strict -p univa_kernels
 	$(BIN)/python -m pytest tests univa univa_kernels --doctest-modules
+
+kernel-report: setup
+	$(BIN)/python -m benchmarks.kernel_report
 
 $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'

@@ -105,6 +105,8 @@ def work(
     """
     product = 2.0 * ROWS * ROWS * depth
     rows = ROWS * depth * element_size
+    if kernel == "merge":
+        return 0.0, ROWS * (64 if symmetric else 8) * 16.0
     if kernel == "forward":
         slots = ROWS / config.block_m if symmetric else 8
         return product * (0.5 if symmetric else 1), rows * (

@@ -1,7 +1,9 @@
 """The Triton kernels: on a GPU where there is one, else in Triton's interpreter on CPU tensors."""
 
 import math
+import struct
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -100,8 +102,6 @@ def test_positives_in_sorted_tiles_are_skipped_not_lost():
 @pytest.mark.parametrize("radius", [0.0, 1e-30, 0.1, 0.25, 0.3, 1.5, 1e25, 3e38])
 @pytest.mark.parametrize("wide", [False, True])
 def test_threshold_decides_as_the_square_root_does(radius, wide):
-    import struct
-
     from univa_kernels._triton.problem import threshold_bits
 
     dtype = torch.float64 if wide else torch.float32
@@ -112,7 +112,8 @@ def test_threshold_decides_as_the_square_root_does(radius, wide):
     near.append(torch.nextafter(limit, torch.tensor(0.0, dtype=dtype)))
     for squared in near:
         if squared >= 0:
-            close = squared.sqrt() < torch.tensor(radius, dtype=dtype)
+            # numpy's is rounded correctly.
+            close = np.sqrt(squared.numpy()) < torch.tensor(radius, dtype=dtype).numpy()
             assert bool(squared < limit) == bool(close)
 
 
@@ -206,7 +207,7 @@ def test_second_derivatives_and_float64_are_refused():
     rows, va = torch.randn(6, 4, device=DEVICE, requires_grad=True), torch.zeros(6, 2).to(DEVICE)
     with use_backend("triton"):
         (grad,) = torch.autograd.grad(va_supcon_loss(rows, va), rows, create_graph=True)
-        with pytest.raises(RuntimeError, match=r"differentiate twice|second derivatives"):
+        with pytest.raises(RuntimeError, match="no second derivatives"):
             grad.sum().backward()
         with pytest.raises(RuntimeError, match=r"does not serve torch\.float64"):
             va_supcon_loss(rows.double(), va)

@@ -178,3 +178,5 @@ def table(capability: tuple[int, int] = (9, 0)) -> Iterable[tuple[str, int, int,
         for depth in buckets:
             real = depth or 768
             yield kernel, element_size, real, default(kernel, element_size, real, capability)
+    for block in (32, 128):  # merging depends on the slots only
+        yield "merge", 4, 0, Config(block, block, 0, 4, 1)

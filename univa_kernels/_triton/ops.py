@@ -181,7 +181,8 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ..
     of_contrast = contrast is not None and bool(ctx.needs_input_grad[1])
     mine = theirs = of_temperature = None
     if of_anchors or of_contrast:
-        if isinstance(ctx, torch.autograd.function.BackwardCFunction) and _eager(saved[0]):
+        # With create_graph the operator is asked, which refuses second derivatives.
+        if not torch.is_grad_enabled() and _eager(saved[0]):
             problem = problems.make(*saved[:7], *ctx.options, launcher=problems.direct)
             mine, theirs = _backward(
                 problem, grad, stats, *saved[:2], ctx.options[-1], of_anchors, of_contrast
@@ -224,7 +225,6 @@ class _Eager(torch.autograd.Function):
     setup_context = staticmethod(_setup)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         return _gradients(ctx, *grads)
 
