@@ -152,7 +152,7 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
   const Positives positives(arguments);
   const RowGradients<T> gradients(upstream, stats, rows);
   const T scale = inverse_temperature<T>(options);
-  const T self_weight = static_cast<T>(options.self_weight) * positive_scale<T>();
+  const T self_weight = static_cast<T>(options.self_weight);
   const T log_self_weight = static_cast<T>(std::log(options.self_weight));
 
   const int64_t side = tile_side<T>(depth);

@@ -84,7 +84,7 @@ void contrastive_losses(const ContrastiveArguments& arguments, T* losses, T* sta
   const T* contrast_data = contrast.data();
   const Positives positives(arguments);
   const T scale = inverse_temperature<T>(options);
-  const T self_weight = static_cast<T>(options.self_weight) * positive_scale<T>();
+  const T self_weight = static_cast<T>(options.self_weight);
   const T log_self_weight = static_cast<T>(std::log(options.self_weight));
 
   std::vector<RowState<double>> states(rows);
@@ -147,10 +147,11 @@ void contrastive_losses(const ContrastiveArguments& arguments, T* losses, T* sta
   }
 
   for (int64_t row = 0; row < rows; ++row) {
-    const RowState<double>& state = states[row];
+    RowState<double>& state = states[row];
+    state.drop_vanishing_positives(least_count<T>());
     losses[row] = static_cast<T>(state.loss());
     stats[kLogZ * rows + row] = static_cast<T>(state.log_z());
-    stats[kCount * rows + row] = static_cast<T>(state.sum_k / positive_scale<T>());
+    stats[kCount * rows + row] = static_cast<T>(state.sum_k);
     stats[kPositiveMean * rows + row] = static_cast<T>(state.positive_mean());
     stats[kLogitGap * rows + row] = static_cast<T>(state.logit_gap());
   }

@@ -25,7 +25,7 @@ class Positives {
     }
   }
 
-  // positive[c] = k of row and column begin + c, times positive_scale, for count <= kMaxTile
+  // positive[c] = k of row and column begin + c, for count <= kMaxTile
   // columns. Where the pair is none, that is 0 and dots[c] becomes -inf, which no sum takes up.
   template <typename T>
   void fill(int64_t row, int64_t begin, int64_t count, T* positive, T* dots) const {
@@ -47,7 +47,7 @@ class Positives {
       }
     } else {
       for (int64_t c = 0; c < count; ++c) {
-        positive[c] = groups[c] == group ? positive_scale<T>() : positive[c];
+        positive[c] = groups[c] == group ? T(1) : positive[c];
       }
     }
   }
@@ -90,11 +90,11 @@ class Positives {
         for (int64_t c = 0; c < count; ++c) {
           positive[c] = static_cast<T>(squared[c]) * factor;
         }
-        scaled_exp_in_place(positive, count, positive_scale<T>());
+        exp_in_place(positive, count);
         return;
       }
       for (int64_t c = 0; c < count; ++c) {
-        positive[c] = squared[c] < threshold ? positive_scale<T>() : T(0);
+        positive[c] = squared[c] < threshold ? T(1) : T(0);
       }
     }
   };

@@ -45,8 +45,8 @@ UNIVA_INLINE float vector_exp(float x) {
 // float64 serves gradient checks and truth, not speed.
 UNIVA_INLINE double vector_exp(double x) { return std::exp(x); }
 
-// values[c] = exp(values[c]) * scale, no value above 88.
-void scaled_exp_in_place(float* values, int64_t count, float scale);
-void scaled_exp_in_place(double* values, int64_t count, double scale);
+// values[c] = exp(values[c]), no value above 88.
+void exp_in_place(float* values, int64_t count);
+void exp_in_place(double* values, int64_t count);
 
 }  // namespace univa::cpu
