@@ -4,6 +4,7 @@
 // Where the contrast set is the anchors, the coefficient of a pair takes both of its roles, and
 // only tiles on and above the diagonal are computed: each serves its rows and its columns.
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -11,8 +12,8 @@
 #include "cpu/contrastive.h"
 #include "cpu/matrix.h"
 #include "cpu/positives.h"
+#include "cpu/row_kernels.h"
 #include "cpu/rows.h"
-#include "cpu/vector_exp.h"
 #include "univa/gradient.h"
 #include "univa/reduction.h"
 
@@ -20,37 +21,61 @@ namespace univa::cpu {
 
 namespace {
 
-// RowGradients of the columns' own rows, from one column on; null where they have no such role.
+// What the backward needs to know of every row, one array per field so that loops run along it.
 template <typename T>
-struct ColumnGradients {
-  const T* log_z = nullptr;
-  const T* scale = nullptr;
-  const T* count = nullptr;
-};
-
-// RowGradient of every row, one array per field so that loops can run along it.
-template <typename T>
-struct RowGradients {
-  std::vector<T> log_z;
-  std::vector<T> scale;
-  std::vector<T> count;
-
+class RowGradients {
+ public:
   RowGradients(const T* upstream, const T* stats, int64_t rows)
-      : log_z(rows), scale(rows), count(rows) {
+      : log_z_(rows), upstream_(rows), inverse_count_(rows) {
+    T lowest = std::numeric_limits<T>::infinity();
+    T highest = -lowest;
+    bool finite = true;
     for (int64_t row = 0; row < rows; ++row) {
-      const RowGradient<T> gradient = RowGradient<T>::make(
-          upstream[row], stats[kLogZ * rows + row], stats[kCount * rows + row]);
-      log_z[row] = gradient.log_z;
-      scale[row] = gradient.scale;
-      count[row] = gradient.count;
+      const T log_z = stats[kLogZ * rows + row];
+      const T count = stats[kCount * rows + row];
+      log_z_[row] = log_z;
+      upstream_[row] = count == T(0) ? T(0) : upstream[row];
+      inverse_count_[row] = count == T(0) ? T(0) : T(1) / count;
+      finite = finite && log_z - log_z == T(0);
+      lowest = std::min(lowest, log_z);
+      highest = std::max(highest, log_z);
+    }
+    if (rows > 0 && finite && highest - lowest <= kNear) {
+      const double centre = 0.5 * (static_cast<double>(lowest) + highest);
+      for (const T log_z : log_z_) {
+        row_weight_.push_back(static_cast<T>(std::exp(log_z - centre)));
+        column_weight_.push_back(static_cast<T>(std::exp(centre - log_z)));
+      }
+      return;
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      if (upstream_[row] == T(0) && inverse_count_[row] == T(0)) {
+        log_z_[row] = std::numeric_limits<T>::infinity();  // a constant loss, whatever its logits
+      }
     }
   }
 
-  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], count[row]}; }
-
-  ColumnGradients<T> from(int64_t row) const {
-    return {log_z.data() + row, scale.data() + row, count.data() + row};
+  RowCoefficient<T> row(int64_t row) const {
+    return {log_z_[row], upstream_[row], inverse_count_[row]};
   }
+
+  T row_weight(int64_t row) const { return row_weight_.empty() ? T(0) : row_weight_[row]; }
+
+  ColumnCoefficients<T> from(int64_t row) const {
+    return {log_z_.data() + row, upstream_.data() + row, inverse_count_.data() + row,
+            column_weight_.empty() ? nullptr : column_weight_.data() + row};
+  }
+
+ private:
+  // Where all log Z are this close, e^kNear loses nothing to underflow: a share that matters to one
+  // row is a normal number as a share of another.
+  static constexpr T kNear = 40;
+
+  std::vector<T> log_z_;
+  std::vector<T> upstream_;       // 0 without positives
+  std::vector<T> inverse_count_;  // 0 without positives
+  std::vector<T> row_weight_;     // exp(log_z - centre), empty unless near
+  std::vector<T> column_weight_;  // exp(centre - log_z), empty unless near
 };
 
 // Gradient rows of one set of embeddings, [rows, depth]; products are added block by block.
@@ -58,35 +83,28 @@ template <typename T>
 class GradientSum {
  public:
   GradientSum(const Tensor& like, int64_t rows, int64_t depth, int64_t side)
-      : tensor_(torch::stable::new_zeros(like, {rows, depth}, scalar_type_of<T>())),
+      : tensor_(torch::stable::new_empty(like, {rows, depth}, scalar_type_of<T>())),
         data_(tensor_.mutable_data_ptr<T>()),
         depth_(depth),
         side_(side),
         started_((rows + side - 1) / side) {}
 
   // Adds coefficients [height, width] @ other [width, depth] to the rows from `row` on.
-  void add(int64_t row, const Tensor& coefficients, int64_t height, const Tensor& other,
-           std::unique_ptr<T[]>& scratch) {
-    T* target = data_ + row * depth_;
-    if (!started_[row / side_]) {
-      started_[row / side_] = true;
-      multiply(as_matrix(target, height, depth_), coefficients, other);
-      return;
-    }
-    if (!scratch) {
-      scratch.reset(new T[side_ * depth_]);
-    }
-    multiply(as_matrix(scratch.get(), height, depth_), coefficients, other);
-    const T* source = scratch.get();
-    torch::stable::parallel_for(0, height * depth_, 16384, [&](int64_t begin, int64_t end) {
-      for (int64_t e = begin; e < end; ++e) {
-        target[e] += source[e];
-      }
-    });
+  void add(int64_t row, const Tensor& coefficients, int64_t height, const Tensor& other) {
+    const bool started = started_[row / side_];
+    started_[row / side_] = true;
+    multiply(as_matrix(data_ + row * depth_, height, depth_), coefficients, other, started);
   }
 
   // As the gradient of `embeddings`, which `rows` were made of.
   Tensor finish(const Rows<T>& rows, const Tensor& embeddings) {
+    for (size_t block = 0; block < started_.size(); ++block) {
+      if (!started_[block]) {  // held against nothing
+        const int64_t begin = static_cast<int64_t>(block) * side_;
+        const int64_t end = std::min(begin + side_, embeddings.size(0));
+        std::fill(data_ + begin * depth_, data_ + end * depth_, T(0));
+      }
+    }
     rows.chain(data_);
     return converted(tensor_, embeddings.scalar_type());
   }
@@ -98,42 +116,6 @@ class GradientSum {
   int64_t side_;
   std::vector<bool> started_;
 };
-
-// Turns a row of dot products into the coefficients of its pairs, 1/temperature included.
-template <typename T>
-UNIVA_INLINE void fill_coefficients(T* row_of_tile, const T* positive, int64_t count,
-                                    T inverse_temperature, const RowGradient<T>& row,
-                                    const ColumnGradients<T>& others) {
-  if (others.log_z == nullptr) {
-#pragma omp simd
-    for (int64_t c = 0; c < count; ++c) {
-      const T logit = row_of_tile[c] * inverse_temperature;
-      const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
-      row_of_tile[c] = own * inverse_temperature;
-    }
-    return;
-  }
-#pragma omp simd
-  for (int64_t c = 0; c < count; ++c) {
-    const T logit = row_of_tile[c] * inverse_temperature;
-    const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
-    const T other =
-        others.scale[c] * (vector_exp(logit - others.log_z[c]) - positive[c] / others.count[c]);
-    row_of_tile[c] = (own + other) * inverse_temperature;
-  }
-}
-
-UNIVA_CLONES void coefficients_in_place(float* row_of_tile, const float* positive, int64_t count,
-                                        float inverse_temperature, const RowGradient<float>& row,
-                                        const ColumnGradients<float>& others) {
-  fill_coefficients(row_of_tile, positive, count, inverse_temperature, row, others);
-}
-
-void coefficients_in_place(double* row_of_tile, const double* positive, int64_t count,
-                           double inverse_temperature, const RowGradient<double>& row,
-                           const ColumnGradients<double>& others) {
-  fill_coefficients(row_of_tile, positive, count, inverse_temperature, row, others);
-}
 
 }  // namespace
 
@@ -147,60 +129,66 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
   const ContrastiveOptions& options = arguments.options;
   const Rows<T> anchors(arguments.anchors, options.normalize);
   const Rows<T> contrast = symmetric ? anchors : Rows<T>(arguments.contrast, options.normalize);
-  const T* anchor_data = anchors.data();
-  const T* contrast_data = contrast.data();
-  const Positives positives(arguments);
+  const Positives<T> positives(arguments);
   const RowGradients<T> gradients(upstream, stats, rows);
   const T scale = inverse_temperature<T>(options);
   const T self_weight = static_cast<T>(options.self_weight);
   const T log_self_weight = static_cast<T>(std::log(options.self_weight));
 
-  const int64_t side = tile_side<T>(depth);
+  const int64_t side = tile_side(rows, columns);
   GradientSum<T> grad_anchors(anchors.tensor(), rows, depth, side);
   GradientSum<T> grad_contrast(anchors.tensor(), symmetric ? 0 : columns, depth, side);
   GradientSum<T>& grad_columns = symmetric ? grad_anchors : grad_contrast;
   const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
-  std::unique_ptr<T[]> scratch;
   for (int64_t row = 0; row < rows && depth > 0; row += side) {
     const int64_t height = std::min(side, rows - row);
-    const Tensor row_block = as_matrix(anchor_data + row * depth, height, depth);
+    const T* row_data = anchors.data() + row * depth;
     for (int64_t column = symmetric ? row : 0; column < columns; column += side) {
       const int64_t width = std::min(side, columns - column);
-      const Tensor column_block = as_matrix(contrast_data + column * depth, width, depth);
-      dot_products(tile.get(), anchor_data + row * depth, height, contrast_data + column * depth,
-                   width, depth);
-      if (symmetric && column == row) {
-        mirror(tile.get(), height);
-      }
-      const auto fill_rows = [&](int64_t begin, int64_t end) {
+      const T* column_data = contrast.data() + column * depth;
+      const bool triangular = symmetric && column == row;
+      dot_products(tile.get(), row_data, height, column_data, width, depth);
+      torch::stable::parallel_for(0, height, row_grain(width), [&](int64_t begin, int64_t end) {
         T positive[kMaxTile];
         for (int64_t r = begin; r < end; ++r) {
-          T* values = tile.get() + r * width;
-          const RowGradient<T> gradient = gradients[row + r];
+          T* dots = tile.get() + r * width;
+          const RowCoefficient<T> own = gradients.row(row + r);
           const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
                                            columns) - column;
           const bool here = self >= 0 && self < width;
-          const T self_logit = here ? values[self] * scale : T(0);
-          positives.fill(row + r, column, width, positive, values);
+          const T self_logit = here ? dots[self] * scale : T(0);
           if (here) {
-            values[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
+            dots[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
           }
-          coefficients_in_place(values, positive, width, scale, gradient,
-                                symmetric ? gradients.from(column) : ColumnGradients<T>{});
+          const int64_t c = triangular ? r + 1 : 0;
+          positives.exclude(row + r, column + c, width - c, dots + c);
+          positives.fill(row + r, column + c, width - c, positive);
+          if (symmetric) {
+            coefficients_of_both(dots + c, positive, width - c, scale, own,
+                                 gradients.row_weight(row + r), gradients.from(column + c));
+          } else {
+            if (here) {
+              positive[self] = T(0);
+            }
+            coefficients_of_row(dots, positive, width, scale, own);
+          }
           if (here) {
-            const T own =
-                self_weight > T(0)
-                    ? gradient.coefficient(self_logit + log_self_weight, self_weight)
-                    : T(0);
-            values[self] = (symmetric ? own + own : own) * scale;
+            const T share = self_weight > T(0) && own.inverse_count != T(0)
+                                ? own.upstream * (std::exp(self_logit + log_self_weight - own.log_z) -
+                                                  self_weight * own.inverse_count)
+                                : T(0);
+            dots[self] = (symmetric ? share + share : share) * scale;
           }
         }
-      };
-      torch::stable::parallel_for(0, height, row_grain(width), fill_rows);
-      grad_anchors.add(row, as_matrix(tile.get(), height, width), height, column_block, scratch);
-      if (!symmetric || column != row) {
+      });
+      if (triangular) {
+        mirror(tile.get(), height);
+      }
+      grad_anchors.add(row, as_matrix(tile.get(), height, width), height,
+                       as_matrix(column_data, width, depth));
+      if (!triangular) {
         grad_columns.add(column, as_matrix(tile.get(), width, height, /*transposed=*/true), width,
-                         row_block, scratch);
+                         as_matrix(row_data, height, depth));
       }
     }
   }
