@@ -308,7 +308,7 @@ def objective(
     normalize: bool,
     classification: str,
     prior: str,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """The UniVA objective and its terms (docs/mathematics.md, section 3).
 
     Args:
@@ -330,7 +330,8 @@ def objective(
         prior: "none", "norm" or "quadratic".
 
     Returns:
-        [3 + M] in the accumulate dtype: total, classification, prior, contrastive of each modality.
+        3 + M 0-dim tensors in the accumulate dtype: total, classification, prior, and the
+        contrastive term of each modality.
     """
     with torch.autocast(logits.device.type, enabled=False):
         scores = logits.to(accumulate_dtype(logits.dtype))
@@ -371,4 +372,4 @@ def objective(
             terms.append(losses.sum() / counted)
         weighted = sum((w / 3 * t for w, t in zip(weights, terms, strict=True)), start=0 * eta)
         total = (1 - alpha) * (classified + eta) + alpha * weighted
-        return torch.stack((total, classified, eta, *terms))
+        return (total, classified, eta, *terms)
