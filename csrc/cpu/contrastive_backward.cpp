@@ -117,92 +117,139 @@ class GradientSum {
   std::vector<bool> started_;
 };
 
-}  // namespace
-
 template <typename T>
-std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arguments,
-                                                 const T* upstream, const T* stats) {
-  const int64_t rows = arguments.rows;
-  const int64_t columns = arguments.columns;
-  const int64_t depth = arguments.depth;
-  const bool symmetric = arguments.symmetric;
-  const ContrastiveOptions& options = arguments.options;
-  const Rows<T> anchors(arguments.anchors, options.normalize);
-  const Rows<T> contrast = symmetric ? anchors : Rows<T>(arguments.contrast, options.normalize);
-  const Positives<T> positives(arguments);
-  const RowGradients<T> gradients(upstream, stats, rows);
-  const T scale = inverse_temperature<T>(options);
-  const T self_weight = static_cast<T>(options.self_weight);
-  const T log_self_weight = static_cast<T>(std::log(options.self_weight));
+class Backward : public GradientsTask {
+ public:
+  Backward(const ContrastiveArguments& arguments, const T* upstream, const T* stats)
+      : arguments_(arguments),
+        symmetric_(arguments.symmetric),
+        scale_(inverse_temperature<T>(arguments.options)),
+        self_weight_(static_cast<T>(arguments.options.self_weight)),
+        log_self_weight_(static_cast<T>(std::log(arguments.options.self_weight))),
+        anchors_(arguments.anchors, arguments.options.normalize),
+        contrast_(symmetric_ ? anchors_ : Rows<T>(arguments.contrast, arguments.options.normalize)),
+        positives_(arguments),
+        row_gradients_(upstream, stats, arguments.rows),
+        side_(tile_side(arguments.rows, arguments.columns)),
+        grad_anchors_(anchors_.tensor(), arguments.rows, arguments.depth, side_),
+        grad_contrast_(anchors_.tensor(), symmetric_ ? 0 : arguments.columns, arguments.depth,
+                       side_) {}
 
-  const int64_t side = tile_side(rows, columns);
-  GradientSum<T> grad_anchors(anchors.tensor(), rows, depth, side);
-  GradientSum<T> grad_contrast(anchors.tensor(), symmetric ? 0 : columns, depth, side);
-  GradientSum<T>& grad_columns = symmetric ? grad_anchors : grad_contrast;
-  const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
-  for (int64_t row = 0; row < rows && depth > 0; row += side) {
-    const int64_t height = std::min(side, rows - row);
-    const T* row_data = anchors.data() + row * depth;
-    for (int64_t column = symmetric ? row : 0; column < columns; column += side) {
-      const int64_t width = std::min(side, columns - column);
-      const T* column_data = contrast.data() + column * depth;
-      const bool triangular = symmetric && column == row;
-      dot_products(tile.get(), row_data, height, column_data, width, depth);
-      torch::stable::parallel_for(0, height, row_grain(width), [&](int64_t begin, int64_t end) {
-        T positive[kMaxTile];
-        for (int64_t r = begin; r < end; ++r) {
-          T* dots = tile.get() + r * width;
-          const RowCoefficient<T> own = gradients.row(row + r);
-          const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
-                                           columns) - column;
-          const bool here = self >= 0 && self < width;
-          const T self_logit = here ? dots[self] * scale : T(0);
-          if (here) {
-            dots[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
-          }
-          const int64_t c = triangular ? r + 1 : 0;
-          positives.exclude(row + r, column + c, width - c, dots + c);
-          positives.fill(row + r, column + c, width - c, positive);
-          if (symmetric) {
-            coefficients_of_both(dots + c, positive, width - c, scale, own,
-                                 gradients.row_weight(row + r), gradients.from(column + c));
-          } else {
-            if (here) {
-              positive[self] = T(0);
-            }
-            coefficients_of_row(dots, positive, width, scale, own);
-          }
-          if (here) {
-            const T share = self_weight > T(0) && own.inverse_count != T(0)
-                                ? own.upstream * (std::exp(self_logit + log_self_weight - own.log_z) -
-                                                  self_weight * own.inverse_count)
-                                : T(0);
-            dots[self] = (symmetric ? share + share : share) * scale;
-          }
-        }
-      });
-      if (triangular) {
-        mirror(tile.get(), height);
-      }
-      grad_anchors.add(row, as_matrix(tile.get(), height, width), height,
-                       as_matrix(column_data, width, depth));
-      if (!triangular) {
-        grad_columns.add(column, as_matrix(tile.get(), width, height, /*transposed=*/true), width,
-                         as_matrix(row_data, height, depth));
+  void run() override {
+    const int64_t rows = arguments_.rows;
+    const int64_t columns = arguments_.columns;
+    tile_.reset(new T[std::min(side_, rows) * std::min(side_, columns)]);
+    for (row_ = 0; row_ < rows && arguments_.depth > 0; row_ += side_) {
+      height_ = std::min(side_, rows - row_);
+      for (column_ = symmetric_ ? row_ : 0; column_ < columns; column_ += side_) {
+        width_ = std::min(side_, columns - column_);
+        add_tile();
       }
     }
   }
-  Tensor of_anchors = grad_anchors.finish(anchors, arguments.anchors);
-  if (symmetric) {
-    return {of_anchors, torch::stable::new_empty(arguments.anchors, {0, depth})};
+
+  std::tuple<Tensor, Tensor> gradients() override {
+    Tensor of_anchors = grad_anchors_.finish(anchors_, arguments_.anchors);
+    if (symmetric_) {
+      return {of_anchors, torch::stable::new_empty(arguments_.anchors, {0, arguments_.depth})};
+    }
+    return {of_anchors, grad_contrast_.finish(contrast_, arguments_.contrast)};
   }
-  return {of_anchors, grad_contrast.finish(contrast, arguments.contrast)};
+
+ private:
+  bool triangular() const { return symmetric_ && row_ == column_; }
+
+  void add_tile() {
+    const int64_t depth = arguments_.depth;
+    const T* row_data = anchors_.data() + row_ * depth;
+    const T* column_data = contrast_.data() + column_ * depth;
+    dot_products(tile_.get(), row_data, height_, column_data, width_, depth);
+    torch::stable::parallel_for(0, height_, row_grain(width_), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        fill_coefficients(r);
+      }
+    });
+    if (triangular()) {
+      mirror(tile_.get(), height_);
+    }
+    grad_anchors_.add(row_, as_matrix(tile_.get(), height_, width_), height_,
+                      as_matrix(column_data, width_, depth));
+    if (!triangular()) {
+      GradientSum<T>& grad_columns = symmetric_ ? grad_anchors_ : grad_contrast_;
+      grad_columns.add(column_, as_matrix(tile_.get(), width_, height_, /*transposed=*/true),
+                       width_, as_matrix(row_data, height_, depth));
+    }
+  }
+
+  // Row r of the tile; of a triangular one, what is right of its diagonal, and the self pair.
+  void fill_coefficients(int64_t r) {
+    T positive[kMaxTile];
+    T* dots = tile_.get() + r * width_;
+    const RowCoefficient<T> own = row_gradients_.row(row_ + r);
+    const int64_t self = self_column(row_ + r, arguments_.has_self, arguments_.self_offset,
+                                     arguments_.columns) - column_;
+    const bool here = self >= 0 && self < width_;
+    const T self_logit = here ? dots[self] * scale_ : T(0);
+    if (here) {
+      dots[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
+    }
+    const int64_t first = triangular() ? r + 1 : 0;
+    const int64_t count = width_ - first;
+    positives_.exclude(row_ + r, column_ + first, count, dots + first);
+    positives_.fill(row_ + r, column_ + first, count, positive);
+    if (symmetric_) {
+      coefficients_of_both(dots + first, positive, count, scale_, own,
+                           row_gradients_.row_weight(row_ + r),
+                           row_gradients_.from(column_ + first));
+    } else {
+      if (here) {
+        positive[self] = T(0);
+      }
+      coefficients_of_row(dots, positive, width_, scale_, own);
+    }
+    if (here) {
+      T share = 0;
+      if (self_weight_ > T(0) && own.inverse_count != T(0)) {
+        share = own.upstream * (std::exp(self_logit + log_self_weight_ - own.log_z) -
+                                self_weight_ * own.inverse_count);
+      }
+      dots[self] = (symmetric_ ? share + share : share) * scale_;
+    }
+  }
+
+  const ContrastiveArguments& arguments_;
+  const bool symmetric_;
+  const T scale_;
+  const T self_weight_;
+  const T log_self_weight_;
+  const Rows<T> anchors_;
+  const Rows<T> contrast_;
+  const Positives<T> positives_;
+  const RowGradients<T> row_gradients_;
+  const int64_t side_;
+  GradientSum<T> grad_anchors_;
+  GradientSum<T> grad_contrast_;
+  std::unique_ptr<T[]> tile_;
+
+  // The tile at hand.
+  int64_t row_ = 0;
+  int64_t column_ = 0;
+  int64_t height_ = 0;
+  int64_t width_ = 0;
+};
+
+}  // namespace
+
+template <typename T>
+std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments& arguments,
+                                              const T* upstream, const T* stats) {
+  return std::make_unique<Backward<T>>(arguments, upstream, stats);
 }
 
-template std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments&,
-                                                          const float*, const float*);
-template std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments&,
-                                                          const double*, const double*);
+template std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments&, const float*,
+                                                       const float*);
+template std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments&, const double*,
+                                                       const double*);
 
 std::tuple<Tensor, Tensor> contrastive_backward(
     const Tensor& grad_losses, const Tensor& anchors, const OptionalTensor& contrast,
@@ -217,12 +264,13 @@ std::tuple<Tensor, Tensor> contrastive_backward(
                         {learned_temperature, temperature, radius, sigma, self_weight, self_offset,
                          exclude_groups, normalize});
   const auto [upstream, kept] = check_contrastive_backward(arguments, grad_losses, stats);
-  if (kept.scalar_type() == ScalarType::Double) {
-    return contrastive_gradients(arguments, upstream.const_data_ptr<double>(),
-                                 kept.const_data_ptr<double>());
-  }
-  return contrastive_gradients(arguments, upstream.const_data_ptr<float>(),
-                               kept.const_data_ptr<float>());
+  const auto task = kept.scalar_type() == ScalarType::Double
+                        ? gradients_task(arguments, upstream.const_data_ptr<double>(),
+                                         kept.const_data_ptr<double>())
+                        : gradients_task(arguments, upstream.const_data_ptr<float>(),
+                                         kept.const_data_ptr<float>());
+  task->run();
+  return task->gradients();
 }
 
 }  // namespace univa::cpu

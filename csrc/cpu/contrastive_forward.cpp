@@ -38,10 +38,12 @@ RowState<double> state_of(T shift, const RowSums<T>& sums) {
 }
 
 template <typename T>
-class Forward {
+class Forward : public Task {
  public:
-  explicit Forward(const ContrastiveArguments& arguments)
+  Forward(const ContrastiveArguments& arguments, T* losses, T* stats)
       : arguments_(arguments),
+        losses_(losses),
+        stats_(stats),
         symmetric_(arguments.symmetric),
         with_es_(arguments.options.learned_temperature.has_value()),
         scale_(inverse_temperature<T>(arguments.options)),
@@ -53,7 +55,7 @@ class Forward {
         side_(tile_side(arguments.rows, arguments.columns)),
         states_(arguments.rows) {}
 
-  void run(T* losses, T* stats) {
+  void run() override {
     const int64_t rows = arguments_.rows;
     const int64_t columns = arguments_.columns;
     tile_.reset(new T[std::min(side_, rows) * std::min(side_, columns)]);
@@ -71,11 +73,11 @@ class Forward {
     for (int64_t row = 0; row < rows; ++row) {
       RowState<double>& state = states_[row];
       state.drop_vanishing_positives(least_count<T>());
-      losses[row] = static_cast<T>(state.loss());
-      stats[kLogZ * rows + row] = static_cast<T>(state.log_z());
-      stats[kCount * rows + row] = static_cast<T>(state.sum_k);
-      stats[kPositiveMean * rows + row] = static_cast<T>(state.positive_mean());
-      stats[kLogitGap * rows + row] = with_es_ ? static_cast<T>(state.logit_gap()) : T(0);
+      losses_[row] = static_cast<T>(state.loss());
+      stats_[kLogZ * rows + row] = static_cast<T>(state.log_z());
+      stats_[kCount * rows + row] = static_cast<T>(state.sum_k);
+      stats_[kPositiveMean * rows + row] = static_cast<T>(state.positive_mean());
+      stats_[kLogitGap * rows + row] = with_es_ ? static_cast<T>(state.logit_gap()) : T(0);
     }
   }
 
@@ -240,6 +242,8 @@ class Forward {
   }
 
   const ContrastiveArguments& arguments_;
+  T* losses_;
+  T* stats_;
   const bool symmetric_;
   const bool with_es_;
   const T scale_;
@@ -264,12 +268,12 @@ class Forward {
 }  // namespace
 
 template <typename T>
-void contrastive_losses(const ContrastiveArguments& arguments, T* losses, T* stats) {
-  Forward<T>(arguments).run(losses, stats);
+std::unique_ptr<Task> losses_task(const ContrastiveArguments& arguments, T* losses, T* stats) {
+  return std::make_unique<Forward<T>>(arguments, losses, stats);
 }
 
-template void contrastive_losses(const ContrastiveArguments&, float*, float*);
-template void contrastive_losses(const ContrastiveArguments&, double*, double*);
+template std::unique_ptr<Task> losses_task(const ContrastiveArguments&, float*, float*);
+template std::unique_ptr<Task> losses_task(const ContrastiveArguments&, double*, double*);
 
 std::tuple<Tensor, Tensor> contrastive_forward(
     const Tensor& anchors, const OptionalTensor& contrast, const Tensor& anchor_coordinates,
@@ -286,11 +290,11 @@ std::tuple<Tensor, Tensor> contrastive_forward(
   Tensor losses = torch::stable::new_empty(arguments.anchors, {arguments.rows}, type);
   Tensor stats = torch::stable::new_empty(arguments.anchors, {kStatsRows, arguments.rows}, type);
   if (type == ScalarType::Double) {
-    contrastive_losses(arguments, losses.mutable_data_ptr<double>(),
-                       stats.mutable_data_ptr<double>());
+    losses_task(arguments, losses.mutable_data_ptr<double>(), stats.mutable_data_ptr<double>())
+        ->run();
   } else {
-    contrastive_losses(arguments, losses.mutable_data_ptr<float>(),
-                       stats.mutable_data_ptr<float>());
+    losses_task(arguments, losses.mutable_data_ptr<float>(), stats.mutable_data_ptr<float>())
+        ->run();
   }
   return {losses, stats};
 }
