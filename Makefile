@@ -2,12 +2,15 @@
 # make demo    train on the embedded synthetic corpus
 # make test    lint, types, tests, doctests
 # make kernel-report    registers, shared memory and speed of light of the GPU kernels
+# make sanitize  the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# make bench-cpu   the losses on this CPU: table, benchmarks/results/cpu.json, docs/figures/cpu.svg
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: setup demo test kernel-report clean
+.PHONY: setup demo test sanitize bench-cpu clean
 
 # setup.py knows what is out of date, so it is always asked.
 setup: $(VENV)/.packages
@@ -25,6 +28,12 @@ test: setup
 
 kernel-report: setup
 	$(BIN)/python -m benchmarks.kernel_report
+sanitize: setup
+	scripts/sanitize.sh $(BIN)/python
+
+bench-cpu: setup
+	$(BIN)/python -m pytest benchmarks/test_cpu.py -q --benchmark-disable-gc --benchmark-json build/bench-cpu.json >build/bench-cpu.log || (tail -50 build/bench-cpu.log; exit 1)
+	$(BIN)/python -m benchmarks.report build/bench-cpu.json benchmarks/results/cpu.json docs/figures/cpu.svg
 
 $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'

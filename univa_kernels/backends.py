@@ -41,7 +41,7 @@ class Backend:
     unusable: Callable[[], str | None]
     contrastive: Callable[..., tuple[Tensor, Tensor]]
     correlation_prior: Callable[..., Tensor]
-    objective: Callable[..., Tensor]
+    objective: Callable[..., tuple[Tensor, ...]]
     automatic: Callable[[Tensor], bool] = lambda tensor: True
 
     def refuses(self, tensor: Tensor) -> str | None:
@@ -85,7 +85,7 @@ def _triton_contrastive(*arguments: Any) -> tuple[Tensor, Tensor]:
     return triton_ops.contrastive(*arguments)
 
 
-def _triton_objective(*arguments: Any) -> Tensor:
+def _triton_objective(*arguments: Any) -> tuple[Tensor, ...]:
     from univa_kernels._triton import ops as triton_ops
 
     return triton_ops.objective(*arguments)

@@ -1,5 +1,7 @@
 """The contrastive loss of every backend against a float64 truth over all pairs."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,30 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases(), dtype=st.sampled_from(list(HAIR)))
 def test_matches_the_truth(backend, case, dtype):
     check(case, backend, dtype)
+
+
+@settings(max_examples=15, deadline=None)
+@given(case=cases(min_n=130, max_n=420), dtype=st.sampled_from([torch.float64, torch.float32]))
+def test_matches_the_truth_over_several_tiles(backend, case, dtype):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("smallest", [1e-3, 1.0])
+def test_rows_of_very_different_lengths(backend, learned, dtype, smallest):
+    # Maxima and log Z so far apart that one exponential cannot serve a row and a column.
+    generator = torch.Generator().manual_seed(11)
+    rows = torch.randn(300, 6, generator=generator).double()
+    rows = rows * torch.logspace(0, 2, 300)[torch.randperm(300, generator=generator), None]
+    rows[::3] *= smallest
+    options = {"radius": 0.3, "self_weight": 0.5}
+    extra = {}
+    if learned:
+        extra["temperature"] = torch.tensor(0.5, dtype=torch.float64)
+    else:
+        options["temperature"] = 0.5
+    check(Case(rows, torch.rand(300, 2, generator=generator), options, extra), backend, dtype)
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 70), (513, 1025, 33), (1, 1, 1), (2, 2, 3)])
@@ -159,14 +185,19 @@ def test_second_derivatives_work_or_are_refused(backend):
                 first.sum().backward()
 
 
-def test_same_bits_on_every_repeat(backend):
-    embeddings = torch.randn(200, 32, requires_grad=True)
-    coordinates = torch.rand(200, 2)
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("size", [200, 1100])
+def test_same_bits_on_every_repeat(backend, size, threads, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(size)
+    embeddings = torch.randn(size, 32, generator=generator).double()
+    case = Case(embeddings, torch.rand(size, 2, generator=generator), {"temperature": 0.7})
+    check(case, backend, torch.float32)
     results = []
-    with use_backend(backend):
-        for _ in range(3):
-            loss = va_supcon_loss(embeddings, coordinates)
-            results.append((loss, *torch.autograd.grad(loss, embeddings)))
+    for _ in range(3):
+        outcome = evaluate(case, backend, torch.float32)
+        results.append((outcome.losses, *outcome.grads.values()))
     assert all(
         torch.equal(a, b) for run in results[1:] for a, b in zip(run, results[0], strict=True)
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from univa_kernels._triton.pairs import GAUSSIAN_SCALE
 from univa_kernels._triton.states import finite, folded, merged, read, stored
 
 
@@ -26,7 +25,6 @@ def merge_states(
     panel_rows,
     SYMMETRIC: tl.constexpr,
     LEARNED: tl.constexpr,
-    GAUSSIAN: tl.constexpr,
     FIRST: tl.constexpr,
     TILE: tl.constexpr,
     SQUARE: tl.constexpr,
@@ -72,6 +70,10 @@ def merge_states(
         )
         m3, e3, es3, k3, ks3 = folded(m3, e3, es3, k3, ks3, LEARNED)
         m, e, es, k, ks = merged(m, e, es, k, ks, m3, e3, es3, k3, ks3, LEARNED)
+        # Far out in the tail of gaussian positives what is left of them is rounding.
+        vanishing = k < 7.888609052210118e-31  # 2^-100
+        k = tl.where(vanishing, 0.0, k)
+        ks = tl.where(vanishing, 0.0, ks)
         some = k != 0  # NaN is not nothing
         weight = tl.where(some, k, 1.0)
         log_e = tl.log(e)
@@ -82,12 +84,11 @@ def merge_states(
         gap = tl.where(some, float("nan"), 0.0)
         if LEARNED:
             gap = tl.where(some, tl.div_rn(es, e) - mean, 0.0)
-        count = k / GAUSSIAN_SCALE if GAUSSIAN else k
         place = batch * rows + index
         tl.store(losses + place, loss, mask=real)
         out = stats + batch * 4 * rows + index
         tl.store(out, log_z, mask=real)
-        tl.store(out + rows, count, mask=real)
+        tl.store(out + rows, k, mask=real)
         tl.store(out + 2 * rows, tl.where(some, (finite(m) + mean), 0.0), mask=real)
         tl.store(out + 3 * rows, gap, mask=real)
     else:

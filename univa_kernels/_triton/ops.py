@@ -297,7 +297,7 @@ def objective(
     normalize: bool,
     classification: str,
     prior: str,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """`univa_kernels.reference.objective`: modalities of one shape share their launches."""
     rest = reference.objective(
         logits,
@@ -342,4 +342,4 @@ def objective(
     total = rest[0]
     for weight, term in zip(weights, contrasted, strict=True):
         total = total + alpha * (weight / 3 * term)
-    return torch.stack((total, rest[1], rest[2], *contrasted))
+    return (total, rest[1], rest[2], *contrasted)

@@ -13,9 +13,6 @@ import triton.language as tl
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, on CPU tensors (TRITON_INTERPRET=1)."""
 
-# Of gaussian positives, by which sums and gradients take them: far out in the tail k and n are
-# subnormal, where products round and 1 / n is infinite.
-GAUSSIAN_SCALE = tl.constexpr(float(2**40))
 NO_GROUPS, SAME_IS_POSITIVE, SAME_IS_NO_PAIR = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 # A product that no fused multiply-add may swallow: it would move pairs that lie on the radius.
@@ -173,7 +170,7 @@ def positive_weights(
     HAS_SELF: tl.constexpr,
     INTERIOR: tl.constexpr,
 ):
-    """k_ij, times GAUSSIAN_SCALE where positives are gaussian.
+    """k_ij.
 
     threshold holds the bits of a float64: the least squared distance that is no positive.
     INTERIOR tiles have neither self pairs nor padding.
@@ -184,19 +181,17 @@ def positive_weights(
         v = tl.load(column_coordinates + column_at * P + axis)
         squared += rounded_square(u[:, None] - v[None, :], WIDE)
     if GAUSSIAN:
-        one = GAUSSIAN_SCALE
-        weights = tl.exp2(squared.to(tl.float32) * gaussian_factor + 40.0)
+        weights = tl.exp2(squared.to(tl.float32) * gaussian_factor)
     else:
-        one = 1.0
         limit = threshold.to(tl.float64, bitcast=True).to(squared.dtype)
         weights = tl.where(squared < limit, 1.0, 0.0)
     if GROUPS != NO_GROUPS:
         same = same_group(row_groups, column_groups, row_at, column_at)
-        weights = tl.where(same, one if GROUPS == SAME_IS_POSITIVE else 0.0, weights)
+        weights = tl.where(same, 1.0 if GROUPS == SAME_IS_POSITIVE else 0.0, weights)
     if not INTERIOR:
         if HAS_SELF:
             own = self_pairs(row_index, column_index, self_offset)
-            weights = tl.where(own, self_weight * one, weights)
+            weights = tl.where(own, self_weight, weights)
         weights = tl.where((column_index < columns)[None, :], weights, 0.0)
     return weights
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from univa_kernels._triton import configs
 from univa_kernels._triton.gradient_block import gradient_of_products
 from univa_kernels._triton.gradient_rows import gradient_of_rows
-from univa_kernels._triton.pairs import GAUSSIAN_SCALE, INTERPRETED
+from univa_kernels._triton.pairs import INTERPRETED
 from univa_kernels._triton.problem import Problem, config_for
 
 WORKSPACE_BYTES = 64 << 20
@@ -47,9 +47,8 @@ def _terms(problem: Problem, grad: Tensor, stats: Tensor) -> tuple[Tensor, Tenso
     """log Z, g and g / n of the anchors, [S, N]; inf, 0 and 0 in rows without positives."""
     count = stats[:, 1]
     some = count != 0  # NaN is not nothing
-    scale = GAUSSIAN_SCALE.value if problem.sigma > 0 else 1.0
     upstream = torch.where(some, grad, 0.0)
-    share = upstream / (count * scale).where(some, 1.0)
+    share = upstream / count.where(some, 1.0)
     log_z = stats[:, 0].where(some, torch.inf)
     return log_z.contiguous(), upstream.contiguous(), share.contiguous()
 

@@ -94,7 +94,6 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
             tiles * config.block_m,
             SYMMETRIC=problem.symmetric,
             LEARNED=problem.temperature is not None,
-            GAUSSIAN=problem.sigma > 0,
             FIRST=first == 0,
             TILE=config.block_m,
             SQUARE=square,
