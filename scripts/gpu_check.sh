@@ -76,6 +76,8 @@ say "Tests marked gpu"
 "$PYTHON" -m pytest -m gpu "${marked[@]}" || status=1
 say "Kernel tests, the CPU backend's too"
 "$PYTHON" -m pytest -m "not gpu" tests/kernels || status=1
+say "Benchmark beside the bare matrix product"
+"$PYTHON" -m benchmarks.gpu --largest || status=1
 if [ "$status" = 0 ]; then
     say "Passed on this GPU"
 else

@@ -49,6 +49,7 @@ for depth in (64, 768):
         if "triton_kernel_wrapper" in str(node.target)
     ]
     assert len(launches) >= 3, [str(node.target) for g in graphs for node in g.graph.nodes]
-    assert rows.grad is not None and rows.grad.shape == rows.shape
+    assert rows.grad is not None
+    assert rows.grad.shape == rows.shape
     torch._dynamo.reset()
 print("traced")

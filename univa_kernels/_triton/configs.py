@@ -1,8 +1,7 @@
-"""Tile sizes: documented defaults, and what a warm-up measured on this GPU.
+"""Tile sizes: documented defaults, and what was measured on this GPU.
 
 A configuration is looked up by kernel, width of the dtype and bucket of D. Nothing is ever measured
-while training: `univa_kernels.tuning.warm_up` is the only call that tunes, and leaves what it finds
-in a file per GPU, which later processes read.
+while training: a file per GPU overrides the defaults where it exists (`cache_file`, `write_cache`).
 """
 
 from __future__ import annotations
@@ -100,22 +99,8 @@ def default(kernel: str, element_size: int, depth: int, capability: tuple[int, i
     return Config(side, side, min(config.block_d, 256), 4, min(config.stages, 2))
 
 
-def candidates(kernel: str, element_size: int, depth: int) -> list[Config]:
-    """What a warm-up tries; the first is the default of sm_90."""
-    first = default(kernel, element_size, depth, (9, 0))
-    found = [first]
-    for block_m, block_n, warps in ((128, 128, 4), (128, 128, 8), (128, 64, 4), (128, 256, 8)):
-        if element_size == 4:
-            block_m, block_n = block_m // 2, block_n // 2
-        for stages in (2, 3, 4):
-            config = Config(block_m, block_n, first.block_d, warps, stages)
-            if config not in found:
-                found.append(config)
-    return found
-
-
 def choose(kernel: str, dtype: torch.dtype, depth: int, device: torch.device) -> Config:
-    """The configuration for a call: what a warm-up found for this GPU, else the default."""
+    """The configuration for a call: what was found for this GPU, else the default."""
     if INTERPRETED:
         wide = max(16, 1 << (depth - 1).bit_length())
         # Small, unlike sides, in parts: so that tests see every path.

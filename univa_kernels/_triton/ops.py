@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _len_torch_dispatch_stack
+from torch.utils import _python_dispatch
 
 from univa_kernels import reference
 from univa_kernels._triton import problem as problems
@@ -183,9 +183,9 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ..
     if of_anchors or of_contrast:
         # With create_graph the operator is asked, which refuses second derivatives.
         if not torch.is_grad_enabled() and _eager(saved[0]):
-            problem = problems.make(*saved[:7], *ctx.options, launcher=problems.direct)
+            problem = problems.make(*saved[:7], *ctx.options, problems.direct)
             mine, theirs = _backward(
-                problem, grad, stats, *saved[:2], ctx.options[-1], of_anchors, of_contrast
+                problem, grad, stats, saved[0], contrast, ctx.options[-1], of_anchors, of_contrast
             )
         else:
             mine, theirs = torch.ops.univa_triton.contrastive_backward(
@@ -220,7 +220,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return run_forward(problems.make(*inputs, launcher=problems.direct))
+        return run_forward(problems.make(*inputs, problems.direct))
 
     setup_context = staticmethod(_setup)
 
@@ -234,14 +234,14 @@ def _eager(tensor: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)
-        and _len_torch_dispatch_stack() == 0
+        and _python_dispatch._len_torch_dispatch_stack() == 0
     )
 
 
 def contrastive_sets(anchors: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """Losses [S, N] and statistics [S, 4, N] of sets [S, N, D]."""
     _refuse_forward_mode(anchors, arguments[0], arguments[5])
-    run = _Eager.apply if _eager(anchors) else torch.ops.univa_triton.contrastive_forward
+    run: Any = _Eager.apply if _eager(anchors) else torch.ops.univa_triton.contrastive_forward
     result: tuple[Tensor, Tensor] = run(anchors, *arguments)
     return result
 

@@ -86,8 +86,8 @@ def block_side(extent: int, element_size: int) -> int:
     largest = int((WORKSPACE_BYTES // element_size) ** 0.5) // _ALIGNMENT * _ALIGNMENT
     if INTERPRETED:
         largest = _ALIGNMENT
-    parts = triton.cdiv(extent, largest)
-    return triton.cdiv(triton.cdiv(extent, parts), _ALIGNMENT) * _ALIGNMENT
+    parts = -(-extent // largest)
+    return -(-extent // (parts * _ALIGNMENT)) * _ALIGNMENT
 
 
 def _by_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 from torch import Tensor
 
@@ -32,9 +33,8 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     """Losses [S, N] and statistics [S, 4, N], float32."""
     sets, rows, columns, depth = problem.shape
     rows_of = problem.anchors
-    float32 = {"dtype": problem.anchors.new_empty(0).float().dtype, "device": rows_of.device}
-    losses = rows_of.new_empty((sets, rows), **float32)
-    stats = rows_of.new_empty((sets, STATS_ROWS, rows), **float32)
+    losses = rows_of.new_empty((sets, rows), dtype=torch.float32)
+    stats = rows_of.new_empty((sets, STATS_ROWS, rows), dtype=torch.float32)
     if rows == 0 or sets == 0:
         return losses, stats
     config = config_for("forward", problem)
