@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _python_dispatch
 
 from univa_kernels import reference
 from univa_kernels._triton import problem as problems
@@ -183,7 +182,7 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ..
     if of_anchors or of_contrast:
         # With create_graph the operator is asked, which refuses second derivatives.
         if not torch.is_grad_enabled() and _eager(saved[0]):
-            problem = problems.make(*saved[:7], *ctx.options, problems.direct)
+            problem = problems.make(*saved[:7], *ctx.options, problems.direct)  # type: ignore[call-arg]
             mine, theirs = _backward(
                 problem, grad, stats, saved[0], contrast, ctx.options[-1], of_anchors, of_contrast
             )
@@ -220,7 +219,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return run_forward(problems.make(*inputs, problems.direct))
+        return run_forward(problems.make(*inputs, problems.direct))  # type: ignore[call-arg]
 
     setup_context = staticmethod(_setup)
 
@@ -234,7 +233,7 @@ def _eager(tensor: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)
-        and _python_dispatch._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_dispatch_stack() == 0
     )
 
 

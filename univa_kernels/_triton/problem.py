@@ -64,12 +64,11 @@ class Problem(NamedTuple):
 
     def of_set(self, index: int) -> Problem:
         """Set `index` alone."""
-        return self._replace(
-            **{
-                name: None if (value := getattr(self, name)) is None else value[index : index + 1]
-                for name in self._fields[:8]
-            }
-        )
+        fields: dict[str, Any] = {
+            name: None if (value := getattr(self, name)) is None else value[index : index + 1]
+            for name in self._fields[:8]
+        }
+        return self._replace(**fields)
 
     def flags(self, config: Config) -> dict[str, Any]:
         """The compile-time arguments that all kernels of pairs share."""
@@ -207,7 +206,8 @@ def inverse_lengths(rows: Tensor) -> Tensor:
 
 def lengths(rows: Tensor) -> Tensor:
     """|x| of each row, [S, N] float32."""
-    return torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+    return length
 
 
 def traced(kernel: Any) -> Any:
