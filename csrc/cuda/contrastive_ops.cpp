@@ -69,7 +69,15 @@ ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Embed
   problem.symmetric = arguments.symmetric;
   problem.has_self = arguments.has_self;
   problem.self_offset = arguments.self_offset;
+  problem.tensor_float32 =
+      arguments.anchors.scalar_type() == ScalarType::Float && tensor_float32_allowed();
   return problem;
+}
+
+// Elements of the accumulate type.
+Tensor scratch_of(const ContrastiveArguments& arguments, int64_t elements) {
+  return torch::stable::new_empty(arguments.anchors, {elements},
+                                  accumulate_type(arguments.anchors.scalar_type()));
 }
 
 // The gradient of the rows, from that of the scaled rows `unit`.
@@ -88,7 +96,9 @@ Tensor through_scaling(const Tensor& rows, const Tensor& unit, const Tensor& gra
 void contrastive_losses(const ContrastiveArguments& arguments, void* losses, void* stats,
                         void* stream) {
   const Embeddings embeddings = embeddings_of(arguments, stream);
-  check(launch_contrastive_forward(problem_of(arguments, embeddings), losses, stats, stream),
+  const ContrastiveProblem problem = problem_of(arguments, embeddings);
+  const Tensor scratch = scratch_of(arguments, contrastive_forward_scratch(problem));
+  check(launch_contrastive_forward(problem, scratch.mutable_data_ptr(), losses, stats, stream),
         "contrastive_forward");
 }
 
@@ -99,7 +109,9 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
   Tensor grad_anchors = torch::stable::empty_like(embeddings.anchors);
   Tensor grad_contrast = torch::stable::new_empty(
       embeddings.contrast, {arguments.symmetric ? 0 : arguments.columns, arguments.depth});
-  check(launch_contrastive_backward(problem_of(arguments, embeddings), upstream, stats,
+  const ContrastiveProblem problem = problem_of(arguments, embeddings);
+  const Tensor scratch = scratch_of(arguments, contrastive_backward_scratch(problem));
+  check(launch_contrastive_backward(problem, upstream, stats, scratch.mutable_data_ptr(),
                                     grad_anchors.mutable_data_ptr(),
                                     grad_contrast.mutable_data_ptr(), stream),
         "contrastive_backward");

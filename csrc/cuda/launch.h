@@ -34,7 +34,30 @@ struct ContrastiveProblem {
   bool symmetric;
   bool has_self;
   int64_t self_offset;
+  bool tensor_float32;  // float32 may be multiplied as TF32
 };
+
+// The tiles of a problem are taken in bands of columns, so that what is kept of them is linear in
+// the rows. Multiples of the largest tile's side.
+constexpr int64_t kTileSideLimit = 128;
+#if !defined(UNIVA_FORWARD_BAND)  // the tests have bands of their own, to see many of them
+#define UNIVA_FORWARD_BAND 4096
+#define UNIVA_COEFFICIENTS 16777216
+#endif
+constexpr int64_t kForwardBand = UNIVA_FORWARD_BAND;
+
+// Columns of a band of the backward: all of them where the coefficients of all pairs are few.
+constexpr int64_t kCoefficients = UNIVA_COEFFICIENTS;
+inline int64_t backward_band(int64_t rows, int64_t columns) {
+  const int64_t some = kCoefficients / (rows < 1 ? 1 : rows) / kTileSideLimit * kTileSideLimit;
+  return some >= columns ? columns : some < kTileSideLimit ? kTileSideLimit : some;
+}
+
+// Elements of the accumulate type that the forward needs as scratch.
+int64_t contrastive_forward_scratch(const ContrastiveProblem& problem);
+
+// The same for the backward: coefficients of a band, and gradients where they are not kept in place.
+int64_t contrastive_backward_scratch(const ContrastiveProblem& problem);
 
 struct PriorProblem {
   Type type;
@@ -70,15 +93,15 @@ struct Modalities {
 // Each launch runs on `stream` (a cudaStream_t) of the current device and returns null, or what
 // CUDA says went wrong. Pointers to results are in the accumulate type where no type is told.
 
-// losses [N], stats [4, N].
-const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* losses,
-                                       void* stats, void* stream);
+// losses [N], stats [4, N]; scratch as contrastive_forward_scratch says.
+const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* scratch,
+                                       void* losses, void* stats, void* stream);
 
-// grad_losses [N], stats [4, N]; grad_anchors [N, D] and grad_contrast [M, D] in the embeddings'
-// type, the latter null where the problem is symmetric.
+// grad_losses [N], stats [4, N]; scratch as contrastive_backward_scratch says; grad_anchors [N, D]
+// and grad_contrast [M, D] in the embeddings' type, the latter null where the problem is symmetric.
 const char* launch_contrastive_backward(const ContrastiveProblem& problem, const void* grad_losses,
-                                        const void* stats, void* grad_anchors, void* grad_contrast,
-                                        void* stream);
+                                        const void* stats, void* scratch, void* grad_anchors,
+                                        void* grad_contrast, void* stream);
 
 // squared [L, L]: scratch; eta: one element of the predictions' type.
 const char* launch_prior_forward(const PriorProblem& problem, void* squared, void* eta,

@@ -12,15 +12,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-template <typename A>
-__device__ __forceinline__ A warp_sum(A sum) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, step);
-  }
-  return sum;
-}
-
 // log sum_j exp x_j, the same in every lane; a maximum that is infinite is what comes out.
 template <typename T>
 __device__ AccumulateType<T> warp_log_sum_exp(const T* values, int64_t count, int lane) {
@@ -93,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // How many rows of a modality have positives; in thread 0.
 template <typename A>
-__device__ double count_positives(const A* stats, int64_t rows, double* shared) {
+__device__ double count_positives(const A* stats, int64_t rows, const Shared<double>& shared) {
   double count = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
     count += stats[kCount * rows + row] == A(0) ? 0.0 : 1.0;
@@ -102,7 +93,7 @@ __device__ double count_positives(const A* stats, int64_t rows, double* shared) 
 }
 
 template <typename A>
-__device__ double sum_of(const A* values, int64_t count, double* shared) {
+__device__ double sum_of(const A* values, int64_t count, const Shared<double>& shared) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) {
     sum += values[i];
@@ -115,7 +106,7 @@ template <typename A>
 __global__ void __launch_bounds__(kThreads)
     terms_kernel(const ObjectiveProblem problem, const Modalities modalities, const A* row_losses,
                  const A* losses, const A* stats, A* terms) {
-  __shared__ double shared[kWarps];
+  UNIVA_SHARED(double, shared, kWarps);
   const int64_t rows = problem.rows;
   double total = 0;  // in thread 0
   if (modalities.first == 0) {
@@ -152,8 +143,8 @@ __global__ void __launch_bounds__(kThreads)
     upstream_kernel(const ObjectiveProblem problem, const Modalities modalities,
                     const A* grad_terms, const A* stats, A* per_row, A* for_logits,
                     A* grad_temperature) {
-  __shared__ double shared[kWarps];
-  __shared__ double mean_upstream;
+  UNIVA_SHARED(double, shared, kWarps);
+  UNIVA_SHARED(double, mean_upstream, 1);
   const int64_t rows = problem.rows;
   const double of_total = grad_terms[kTotal];
   const bool first = modalities.first == 0;
@@ -168,18 +159,18 @@ __global__ void __launch_bounds__(kThreads)
     const A* own = stats + m * kStatsRows * rows;
     const double some = count_positives(own, rows, shared);
     if (threadIdx.x == 0) {
-      mean_upstream = (grad_terms[kContrastive + m] + modalities.shares[i] * of_total) /
+      mean_upstream[0] = (grad_terms[kContrastive + m] + modalities.shares[i] * of_total) /
                       mean_rows(problem.skip_rows, some, rows);
     }
     __syncthreads();
     double change = 0;
     for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
-      per_row[m * rows + row] = static_cast<A>(mean_upstream);
+      per_row[m * rows + row] = static_cast<A>(mean_upstream[0]);
       change += own[kLogitGap * rows + row];  // 0 without positives
     }
     if (grad_temperature != nullptr) {
       change = block_sum(change, shared);
-      by_inverse += mean_upstream * change;
+      by_inverse += mean_upstream[0] * change;
     }
     __syncthreads();  // before mean_upstream changes
   }
@@ -222,8 +213,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-unsigned blocks_for(int64_t rows) { return static_cast<unsigned>((rows + kWarps - 1) / kWarps); }
-
 }  // namespace
 
 const char* launch_objective_rows(const ObjectiveProblem& problem, void* row_losses,
@@ -234,10 +223,8 @@ const char* launch_objective_rows(const ObjectiveProblem& problem, void* row_los
   return dispatch(problem.type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const auto on = static_cast<cudaStream_t>(stream);
-    rows_kernel<T><<<blocks_for(problem.rows), kThreads, 0, on>>>(
-        problem, static_cast<A*>(row_losses), static_cast<A*>(predictions));
-    return launch_error();
+    return launch_kernel(rows_kernel<T>, blocks_for(problem.rows, kWarps), kThreads, 0, stream,
+                         problem, static_cast<A*>(row_losses), static_cast<A*>(predictions));
   });
 }
 
@@ -246,10 +233,9 @@ const char* launch_objective_terms(const ObjectiveProblem& problem, const Modali
                                    void* terms, void* stream) {
   return dispatch_accumulate(problem.type, [&](auto* element) {
     using A = std::remove_pointer_t<decltype(element)>;
-    terms_kernel<A><<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        problem, modalities, static_cast<const A*>(row_losses), static_cast<const A*>(losses),
-        static_cast<const A*>(stats), static_cast<A*>(terms));
-    return launch_error();
+    return launch_kernel(terms_kernel<A>, 1, kThreads, 0, stream, problem, modalities,
+                         static_cast<const A*>(row_losses), static_cast<const A*>(losses),
+                         static_cast<const A*>(stats), static_cast<A*>(terms));
   });
 }
 
@@ -259,10 +245,10 @@ const char* launch_objective_upstream(const ObjectiveProblem& problem,
                                       void* grad_temperature, void* stream) {
   return dispatch_accumulate(problem.type, [&](auto* element) {
     using A = std::remove_pointer_t<decltype(element)>;
-    upstream_kernel<A><<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        problem, modalities, static_cast<const A*>(grad_terms), static_cast<const A*>(stats),
-        static_cast<A*>(per_row), static_cast<A*>(for_logits), static_cast<A*>(grad_temperature));
-    return launch_error();
+    return launch_kernel(upstream_kernel<A>, 1, kThreads, 0, stream, problem, modalities,
+                         static_cast<const A*>(grad_terms), static_cast<const A*>(stats),
+                         static_cast<A*>(per_row), static_cast<A*>(for_logits),
+                         static_cast<A*>(grad_temperature));
   });
 }
 
@@ -274,11 +260,9 @@ const char* launch_objective_logits(const ObjectiveProblem& problem, const void*
   return dispatch(problem.type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const auto on = static_cast<cudaStream_t>(stream);
-    logits_kernel<T><<<blocks_for(problem.rows), kThreads, 0, on>>>(
-        problem, static_cast<const A*>(for_logits), static_cast<const A*>(grad_predictions),
-        static_cast<T*>(grad_logits));
-    return launch_error();
+    return launch_kernel(logits_kernel<T>, blocks_for(problem.rows, kWarps), kThreads, 0, stream,
+                         problem, static_cast<const A*>(for_logits),
+                         static_cast<const A*>(grad_predictions), static_cast<T*>(grad_logits));
   });
 }
 
