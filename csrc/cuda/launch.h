@@ -68,10 +68,16 @@ struct PriorProblem {
   bool norm;
 };
 
+// What labels are given in.
+enum class LabelType : int {
+  kDouble, kFloat, kBFloat16, kHalf, kInt64, kInt32, kInt16, kInt8, kUInt8
+};
+
 struct ObjectiveProblem {
   Type type;           // of the logits
   const void* logits;  // [B, L]
-  const void* labels;  // [B, L], of the accumulate type
+  const void* labels;  // [B, L]
+  LabelType label_type;
   int64_t rows;        // B
   int64_t columns;     // L
   Classification classification;
@@ -89,6 +95,35 @@ struct Modalities {
   int64_t count;
   double shares[kModalities];
 };
+
+// A whole objective for one launch each way; its contrastive problems are symmetric, in the
+// embeddings as they are.
+constexpr int kFusedModalities = 8;
+struct FusedProblem {
+  ObjectiveProblem objective;
+  const void* similarity;  // [L, L] of the logits' type, or null
+  bool norm;
+  bool normalize;
+  int64_t count;   // of modalities
+  int64_t blocks;  // of each modality
+  ContrastiveProblem modalities[kFusedModalities];
+  double shares[kFusedModalities];
+  void* gradients[kFusedModalities];  // of the embeddings; backward only
+};
+
+// The largest dynamic shared memory of a block on the current device.
+const char* shared_memory_limit(int* bytes);
+
+// terms [3 + M], stats [M, 4, B]. partial: two doubles for each block of the grid (count * blocks +
+// 1), and behind them four bytes for a ticket.
+const char* launch_fused_forward(const FusedProblem& problem, int64_t shared_bytes, void* terms,
+                                 void* stats, void* partial, void* stream);
+
+// grad_terms [3 + M], stats [M, 4, B]; grad_logits and grad_similarity (null without a prior) in
+// the logits' type, grad_temperature one element or null.
+const char* launch_fused_backward(const FusedProblem& problem, int64_t shared_bytes,
+                                  const void* grad_terms, const void* stats, void* grad_logits,
+                                  void* grad_similarity, void* grad_temperature, void* stream);
 
 // Each launch runs on `stream` (a cudaStream_t) of the current device and returns null, or what
 // CUDA says went wrong. Pointers to results are in the accumulate type where no type is told.

@@ -1,9 +1,7 @@
 // What the UniVA objective has besides contrastive losses and the prior: the classification term, a
 // warp per row of logits, and one block that puts the terms together, or takes their gradient apart.
 
-#include "cuda/device.cuh"
-#include "univa/objective.h"
-#include "univa/reduction.h"
+#include "cuda/classification.cuh"
 
 namespace univa::cuda {
 
@@ -11,51 +9,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-
-// log sum_j exp x_j, the same in every lane; a maximum that is infinite is what comes out.
-template <typename T>
-__device__ AccumulateType<T> warp_log_sum_exp(const T* values, int64_t count, int lane) {
-  using A = AccumulateType<T>;
-  A maximum = negative_infinity<A>();
-  for (int64_t j = lane; j < count; j += kWarp) {
-    maximum = widen(values[j]) > maximum ? widen(values[j]) : maximum;
-  }
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    const A other = __shfl_xor_sync(kAllLanes, maximum, step);
-    maximum = other > maximum ? other : maximum;
-  }
-  const A shift = maximum - maximum == A(0) ? maximum : A(0);
-  A sum = 0;
-  for (int64_t j = lane; j < count; j += kWarp) {
-    sum += std::exp(widen(values[j]) - shift);
-  }
-  return shift + std::log(warp_sum(sum));
-}
-
-// One row of logits and labels, for the warp that has it.
-template <typename T>
-struct Row {
-  using A = AccumulateType<T>;
-  const T* logits;
-  const A* labels;
-  A log_sum;
-  A label_log_sum;
-
-  static __device__ Row make(const ObjectiveProblem& problem, int64_t row, int lane) {
-    const T* logits = static_cast<const T*>(problem.logits) + row * problem.columns;
-    const A* labels = static_cast<const A*>(problem.labels) + row * problem.columns;
-    const A log_sum = warp_log_sum_exp(logits, problem.columns, lane);
-    const A label_log_sum = problem.classification == Classification::kKl
-                                ? warp_log_sum_exp(labels, problem.columns, lane)
-                                : A(0);
-    return {logits, labels, log_sum, label_log_sum};
-  }
-
-  __device__ Score<A> score(int64_t j) const { return Score<A>::make(widen(logits[j]), log_sum); }
-
-  __device__ A target(int64_t j) const { return labels[j] - label_log_sum; }
-};
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)

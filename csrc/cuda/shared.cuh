@@ -13,12 +13,16 @@ namespace univa::cuda {
 template <typename T>
 class Shared {
  public:
-  __device__ Shared(T* data, int) : data_(data) {}
+  __device__ __forceinline__ Shared(T* data, int /*count*/) : data_(data) {}
 
   __device__ __forceinline__ T& operator[](int index) const { return data_[index]; }
 
   // Where elements [index, index + count) begin.
   __device__ __forceinline__ T* range(int index, int /*count*/) const { return data_ + index; }
+
+  __device__ __forceinline__ Shared part(int index, int count) const {
+    return Shared(data_ + index, count);
+  }
 
  private:
   T* data_;

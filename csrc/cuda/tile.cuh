@@ -325,13 +325,13 @@ __device__ __forceinline__ Shared<typename Math::Sum> product(const Panel<T>& a,
   constexpr int kFirst = step_elements<Math>(first);
   constexpr int kSecond = step_elements<Math>(second);
   SharedPieces pieces;
-  const Shared<S> of_a[2] = {pieces.take<S>(kFirst), pieces.take<S>(kFirst)};
-  const Shared<S> of_b[2] = {pieces.take<S>(kSecond), pieces.take<S>(kSecond)};
+  const Shared<S> of_a = pieces.take<S>(2 * kFirst);
+  const Shared<S> of_b = pieces.take<S>(2 * kSecond);
   Sums<Math, first, second> sums;
   const auto load = [&](int64_t from, int stage) {
     if (from < end) {
-      load_step<Math, first>(a, from, of_a[stage]);
-      load_step<Math, second>(b, from, of_b[stage]);
+      load_step<Math, first>(a, from, of_a.part(stage * kFirst, kFirst));
+      load_step<Math, second>(b, from, of_b.part(stage * kSecond, kSecond));
     }
     __pipeline_commit();
   };
@@ -341,7 +341,7 @@ __device__ __forceinline__ Shared<typename Math::Sum> product(const Panel<T>& a,
     load(d + Math::kStep, stage ^ 1);
     __pipeline_wait_prior(1);
     __syncthreads();
-    sums.add(of_a[stage], of_b[stage]);
+    sums.add(of_a.part(stage * kFirst, kFirst), of_b.part(stage * kSecond, kSecond));
     __syncthreads();
     stage ^= 1;
   }

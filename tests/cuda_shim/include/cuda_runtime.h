@@ -16,6 +16,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__
+#define __grid_constant__
 
 // Members named x and y that are asked of the running thread: cudaLaunchConfig_t has members of the
 // same names, so these can be no macros.

@@ -23,7 +23,13 @@ class Shared {
     return data_ + index;
   }
 
-  int count() const { return count_; }
+  Shared part(int index, int count) const {
+    if (index < 0 || count < 0 || index + count > count_) {
+      univa_shim::fault("out of bounds: part [%d, %d) of a shared array of %d", index,
+                        index + count, count_);
+    }
+    return Shared(data_ + index, count);
+  }
 
  private:
   T* data_;
