@@ -17,6 +17,23 @@ constexpr int kFusedWarps = kFusedThreads / kWarp;
 constexpr int kFusedColumns = 4;  // that a warp multiplies at a time
 static_assert(kFusedRows == kFusedWarps && kFusedRows * kFusedColumns == kWarp);
 
+// 32 sums over 32 lanes: at every step a lane hands half of its sums over, and ends with sum `lane`
+// in place 0. The lanes of each sum are added in the same order, so that the inner products of
+// (r, c) and (c, r) agree. Recursive, so that every place is known when this is compiled.
+template <int step, typename A>
+__device__ __forceinline__ void hand_over(A (&sums)[kWarp], int lane) {
+  const bool upper = (lane & step) != 0;
+#pragma unroll
+  for (int i = 0; i < step; ++i) {
+    const A sent = upper ? sums[i] : sums[i + step];
+    const A kept = upper ? sums[i + step] : sums[i];
+    sums[i] = kept + __shfl_xor_sync(kAllLanes, sent, step);
+  }
+  if constexpr (step > 1) {
+    hand_over<step / 2>(sums, lane);
+  }
+}
+
 // One block's rows of a modality and their inner products with all of its rows.
 template <typename T>
 struct FusedRows {
@@ -114,18 +131,7 @@ struct FusedRows {
         }
       }
     }
-    // 32 sums over 32 lanes: at every step a lane hands half of its sums over, and ends with one.
-    // The lanes of each sum are added in the same order, so that (r, c) and (c, r) agree.
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      const bool upper = (lane & step) != 0;
-#pragma unroll
-      for (int i = 0; i < step; ++i) {
-        const A sent = upper ? sums[i] : sums[i + step];
-        const A kept = upper ? sums[i + step] : sums[i];
-        sums[i] = kept + __shfl_xor_sync(kAllLanes, sent, step);
-      }
-    }
+    hand_over<kWarp / 2>(sums, lane);
     if (begin + lane / kFusedRows < count) {
       dots[begin * kFusedRows + lane] = sums[0];
     }

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -88,6 +89,9 @@ def load() -> ctypes.CDLL:
     torch.ops.load_library(path)
     library = ctypes.CDLL(path)
     library.univa_shim_faulty.restype = ctypes.c_char_p
+    library.univa_shim_float16.restype = ctypes.c_float
+    for name in ("bfloat16_bits", "float16_bits"):
+        getattr(library, f"univa_shim_{name}").argtypes = [ctypes.c_float]
     return library
 
 
@@ -95,10 +99,12 @@ def load() -> ctypes.CDLL:
 def as_cpu_backend() -> Iterator[ctypes.CDLL]:
     """Inside, the ops of `univa` on CPU tensors run the CUDA sources by the shim."""
     library = load()
-    override = torch.library.Library("univa", "IMPL")  # noqa: TOR901
-    for op in OPS:
-        ours = getattr(torch.ops.univa_shim, op).default
-        override.impl(op, ours, "CPU", allow_override=True)
+    override = torch.library.Library("univa", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # to override is what this is for
+        for op in OPS:
+            ours = getattr(torch.ops.univa_shim, op).default
+            override.impl(op, ours, "CPU", allow_override=True)
     try:
         yield library
     finally:

@@ -3,6 +3,9 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include "cuda/launch.h"
 #include "cuda/stream.h"
 #include "ops.h"
@@ -25,15 +28,21 @@ bool tensor_float32_allowed() { return allow_tensor_float32; }
 }  // namespace univa::cuda
 
 // By ctypes.
-extern "C" __attribute__((visibility("default"))) const char* univa_shim_faulty(int which) {
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT const char* univa_shim_faulty(int which) {
   const char* error = univa_shim::run_faulty(which);
   return error == nullptr ? "" : error;
 }
-extern "C" __attribute__((visibility("default"))) int univa_shim_launches() {
-  return univa_shim::launches();
-}
-extern "C" __attribute__((visibility("default"))) void univa_shim_allow_tf32(int allow) {
-  univa::cuda::allow_tensor_float32 = allow != 0;
+EXPORT int univa_shim_launches() { return univa_shim::launches(); }
+EXPORT void univa_shim_backwards(int yes) { univa_shim::run_blocks_backwards(yes != 0); }
+EXPORT void univa_shim_allow_tf32(int allow) { univa::cuda::allow_tensor_float32 = allow != 0; }
+EXPORT int univa_shim_bfloat16_bits(float value) { return __nv_bfloat16(value).bits; }
+EXPORT int univa_shim_float16_bits(float value) { return __half(value).bits; }
+EXPORT float univa_shim_float16(int bits) {
+  __half half;
+  half.bits = static_cast<uint16_t>(bits);
+  return half;
 }
 
 STABLE_TORCH_LIBRARY(univa_shim, library) {

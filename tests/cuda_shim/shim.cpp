@@ -33,6 +33,7 @@ const std::function<void()>* body = nullptr;
 std::string error;
 bool failed = false;
 int launch_count = 0;
+bool backwards = false;
 std::map<const void*, int> allowed;  // dynamic shared memory by kernel
 std::mutex one_launch;
 
@@ -326,7 +327,8 @@ int launch(const void* kernel, dim3 grid, dim3 threads, size_t bytes,
   for (unsigned z = 0; z < grid.z && !failed; ++z) {
     for (unsigned y = 0; y < grid.y && !failed; ++y) {
       for (unsigned x = 0; x < grid.x && !failed; ++x) {
-        block.index = dim3(x, y, z);
+        block.index = backwards ? dim3(grid.x - 1 - x, grid.y - 1 - y, grid.z - 1 - z)
+                                : dim3(x, y, z);
         block.barriers = 0;
         block.static_bytes = 0;
         block.statics.clear();
@@ -359,6 +361,8 @@ int take_error() {
 const char* message() { return error.c_str(); }
 
 int launches() { return launch_count; }
+
+void run_blocks_backwards(bool yes) { backwards = yes; }
 
 unsigned char* dynamic_memory() { return running->block->memory; }
 

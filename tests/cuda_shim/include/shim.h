@@ -101,6 +101,7 @@ int allow_shared(const void* kernel, int bytes);
 int take_error();
 const char* message();
 int launches();  // since the library was loaded
+void run_blocks_backwards(bool yes);  // the last block of a grid first
 
 // Shared memory of the running block.
 unsigned char* dynamic_memory();
