@@ -16,7 +16,7 @@ struct FusedLimit {
 };
 constexpr FusedLimit kFusedLimits[] = {
     {Type::kFloat, 512, 4096},
-    {Type::kDouble, 512, 2048},
+    {Type::kDouble, 384, 2048},
     {Type::kBFloat16, 384, 4096},
     {Type::kHalf, 384, 4096},
 };

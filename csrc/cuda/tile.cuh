@@ -101,6 +101,15 @@ constexpr int64_t product_bytes(Layout first, Layout second) {
   return steps > result ? steps : result;
 }
 
+// What a block can have on every GPU built for.
+constexpr int64_t kSharedEverywhere = 99 * 1024;
+static_assert(product_bytes<TensorCores<float>>(Layout::kAcross, Layout::kAcross) <=
+              kSharedEverywhere);
+static_assert(product_bytes<TensorCores<__half>>(Layout::kAcross, Layout::kAcross) <=
+              kSharedEverywhere);
+static_assert(product_bytes<PlainFma<double>>(Layout::kAcross, Layout::kAcross) <=
+              kSharedEverywhere);
+
 // Copies kVector elements that are contiguous in both memories, `valid` of them; zeros follow.
 template <int kVector, typename T, typename S>
 __device__ __forceinline__ void copy_vector(const Shared<S>& to, int index, const T* from,

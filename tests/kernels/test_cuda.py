@@ -32,7 +32,7 @@ def tensor_float32(shim):
     shim.univa_shim_allow_tf32(0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=cases(), dtype=st.sampled_from(DTYPES))
 def test_contrastive_matches_the_truth(case, dtype):
     oracle.check(case, "cpu", dtype)
@@ -257,7 +257,7 @@ def test_labels_of_any_type(label_dtype):
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_objective_equals_the_reference_at_larger_sizes(shim, labels, normalize, dtype):
-    inputs = objective_inputs(70, 96, labels=labels, dtype=dtype)
+    inputs = objective_inputs(34, 70, labels=labels, dtype=dtype)
     options = {"normalize": normalize, "temperature": 0.2}
     got, count = launches_of(shim, lambda: objective_result(inputs, **options))
     assert (count == 2) == (labels == 6)
@@ -286,7 +286,7 @@ def test_nan_reaches_the_objective():
     assert output.contrastive["text"].isfinite()
 
 
-@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("n", [40, 200])
 def test_same_bits_in_whatever_order_blocks_run(shim, n):
     inputs = objective_inputs(n, 20)
     rows, va = inputs["embeddings"]["text"], inputs["coordinates"]["text"]
