@@ -133,6 +133,7 @@ __global__ void __launch_bounds__(kMergeThreads)
     band.kept.put(0, row, state);
     return;
   }
+  state.drop_vanishing_positives(least_count<A>());
   losses[row] = state.loss();
   store_row(state, row, problem.rows, stats);
 }

@@ -81,12 +81,13 @@ __device__ void contrast(const FusedProblem& problem, AccumulateType<T>* stats,
     }
   }
   state = merge_lanes(state, kWarp);
+  state.drop_vanishing_positives(least_count<A>());
   double loss = 0;
   double with_positives = 0;
   if (lane == 0 && own < count) {
     store_row(state, own, count, stats + m * kStatsRows * count);
     loss = state.loss();
-    with_positives = state.sum_k / positive_scale<A>() == A(0) ? 0.0 : 1.0;
+    with_positives = state.sum_k == A(0) ? 0.0 : 1.0;
   }
   loss = block_sum(loss, shared);
   with_positives = block_sum(with_positives, shared);
