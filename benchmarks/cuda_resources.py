@@ -128,12 +128,16 @@ def table(architectures: list[str]) -> Iterator[str]:
 
 def main() -> None:
     """Print the table."""
-    built = sorted({kernel.architecture for kernel in kernels()}, key=lambda a: int(a[3:].rstrip("af")))
+    built = sorted(
+        {kernel.architecture for kernel in kernels()}, key=lambda a: int(a[3:].rstrip("af"))
+    )
     if not built:
         sys.exit("cuda_resources: no CUDA build under build/; run: UNIVA_BUILD_CUDA=1 make setup")
     wanted = sys.argv[1:] or built
     if unknown := set(wanted) - set(built):
-        sys.exit(f"cuda_resources: not built for {', '.join(sorted(unknown))}; for {', '.join(built)}")
+        sys.exit(
+            f"cuda_resources: not built for {', '.join(sorted(unknown))}; for {', '.join(built)}"
+        )
     for line in table(wanted):
         print(line)
 

@@ -35,7 +35,8 @@ OPS = [
 
 def _setup_module() -> ModuleType:
     spec = importlib.util.spec_from_file_location("univa_setup_for_shim", ROOT / "setup.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

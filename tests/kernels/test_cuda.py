@@ -49,8 +49,8 @@ def case_of(n, m, d, *, seed=0, **options):
     return case
 
 
-# More rows than a tile, than a band of columns (256 forward, 65536 / N backward here) and than both;
-# deeper than a step; odd and even numbers of tiles.
+# More rows than a tile and than a band of columns (256 forward, 65536 / N backward here), deeper
+# than a step, odd and even numbers of tiles.
 @pytest.mark.parametrize(
     ("n", "m", "d"),
     [(65, 0, 70), (129, 0, 33), (300, 0, 40), (530, 0, 3), (70, 300, 130), (520, 40, 5), (1, 1, 1)],
@@ -244,7 +244,15 @@ def test_one_launch_forward_and_one_backward(shim, dtype, label_dtype):
 
 @pytest.mark.parametrize(
     "label_dtype",
-    [torch.uint8, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16, torch.uint16],
+    [
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.float16,
+        torch.bfloat16,
+        torch.uint16,
+    ],
 )
 def test_labels_of_any_type(label_dtype):
     want = objective_result(objective_inputs(9, 5))
@@ -278,8 +286,8 @@ def test_objective_without_modalities_is_one_launch(shim):
 
 def test_nan_reaches_the_objective():
     data = objective_inputs(9, 5)
-    data["embeddings"]["audio"] = data["embeddings"]["audio"].detach().index_fill(
-        0, torch.tensor([3]), float("nan")
+    data["embeddings"]["audio"] = (
+        data["embeddings"]["audio"].detach().index_fill(0, torch.tensor([3]), float("nan"))
     )
     output = univa_loss(**data, radius=2.0)
     assert output.total.isnan()

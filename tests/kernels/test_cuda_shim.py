@@ -50,7 +50,9 @@ def test_rounds_half_types_as_torch_does():
         assert got == [bits & 0xFFFF for bits in expected]
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
     back = torch.tensor([shim.univa_shim_float16(b & 0xFFFF) for b in bits.tolist()])
-    torch.testing.assert_close(back, bits.view(torch.float16).float(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        back, bits.view(torch.float16).float(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def test_serves_only_inside_its_block():
