@@ -19,9 +19,17 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.fixture(scope="module", autouse=True)
 def shim():
-    """Inside this file the backend "cpu" is the CUDA sources."""
-    with cuda_shim.as_cpu_backend() as library, use_backend("cpu"):
-        yield library
+    """Inside this file the backend "cpu" is the CUDA sources.
+
+    torch fills what is allocated with NaN: global memory that is read before it is written shows.
+    """
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan()
+    try:
+        with cuda_shim.as_cpu_backend() as library, use_backend("cpu"):
+            yield library
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
