@@ -24,7 +24,7 @@ struct Band {
 };
 
 template <typename T, typename Math>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
     coefficients_kernel(const ContrastiveProblem problem, const AccumulateType<T>* upstream,
                         const AccumulateType<T>* stats, const Band<AccumulateType<T>> band) {
   using A = AccumulateType<T>;
@@ -77,7 +77,7 @@ struct Gradient {
 
 // Of the anchors: row i takes the columns of the band, where symmetric from its own tile on.
 template <typename A, typename T, typename Math>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
     anchors_kernel(const Gradient<A, T> gradient, const Band<A> band, bool symmetric) {
   constexpr int kSide = Math::kSide;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kSide;
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // Of the columns of the band, from the anchors, where symmetric those before its own tile.
 template <typename A, typename T, typename Math>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
     columns_kernel(const Gradient<A, T> gradient, const Band<A> band, bool symmetric) {
   constexpr int kSide = Math::kSide;
   const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kSide;  // of the band

@@ -56,7 +56,7 @@ struct Band {
 };
 
 template <typename T, typename Math>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 1)
     tiles_kernel(const ContrastiveProblem problem, const Band<AccumulateType<T>> band) {
   using A = AccumulateType<T>;
   constexpr int kSide = Math::kSide;
