@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import gpu_small_batch
 from tests import cuda_shim
 from tests.kernels import oracle, test_contrastive, test_losses, test_prior
 from tests.kernels.cases import Case, cases
@@ -228,6 +229,11 @@ def objective_result(inputs, **options):
     grads = torch.autograd.grad(weighted, leaves_of(inputs))
     terms = torch.stack((*output[:3], *output.contrastive.values()))
     return [terms.detach().double(), *(grad.double() for grad in grads)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_contenders_of_the_gpu_benchmark_agree(dtype):
+    gpu_small_batch.check(12, 40, dtype, "cpu")  # exits where one is wrong
 
 
 def launches_of(shim, call):
