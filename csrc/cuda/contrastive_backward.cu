@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kConvertThreads)
+__global__ void __launch_bounds__(kConvertThreads, 1)
     convert_kernel(const AccumulateType<T>* from, int64_t count, T* to) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kConvertThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kConvertThreads + threadIdx.x; i < count;

@@ -85,10 +85,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       for (int other = part; other < kSide && begin + other < problem.columns; other += kParts) {
         const A dot = dots[transposed ? other * kResultPitch<Math> + own
                                       : own * kResultPitch<Math> + other];
-        const Pair<A> pair = make_pair(problem, row, begin + other, dot, inverse_temperature);
-        if (pair.counts) {
-          state.push(pair.logit, pair.z, pair.positive);
-        }
+        take(state, make_pair(problem, row, begin + other, dot, inverse_temperature));
       }
     }
     return merge_lanes(state, kParts);
@@ -107,7 +104,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kMergeThreads)
+__global__ void __launch_bounds__(kMergeThreads, 1)
     merge_kernel(const ContrastiveProblem problem, const Band<A> band, int side, A* losses,
                  A* stats) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kMergeThreads + threadIdx.x;

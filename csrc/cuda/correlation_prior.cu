@@ -13,7 +13,7 @@ constexpr int kWarps = kThreads / kWarp;
 
 // squared[j, l] = sum_i (y_ij - y_il)^2, one block each.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     squared_kernel(const PriorProblem problem, AccumulateType<T>* squared) {
   using A = AccumulateType<T>;
   UNIVA_SHARED(A, shared, kWarps);
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // eta, by one block.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const PriorProblem problem, const AccumulateType<T>* squared, T* eta) {
   using A = AccumulateType<T>;
   UNIVA_SHARED(A, shared, kWarps);
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     grad_similarity_kernel(const PriorProblem problem, const T* upstream,
                            const AccumulateType<T>* squared, T* gradient) {
   using A = AccumulateType<T>;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // One thread per prediction.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     grad_predictions_kernel(const PriorProblem problem, const T* upstream,
                             const AccumulateType<T>* squared, T* gradient) {
   using A = AccumulateType<T>;

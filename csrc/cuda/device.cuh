@@ -154,6 +154,25 @@ __device__ __forceinline__ Pair<A> make_pair(const ContrastiveProblem& problem, 
   return {logit, logit, positive_weight<A>(problem, row, column), true};
 }
 
+// Adds a pair to the state of its row. A self pair that is pushed alone would make z, not its logit,
+// what logits are relative to: where logits are small, they would drown in log w. So its state is one
+// relative to the logit, unless the weight is so small that others would vanish beside it.
+template <typename A>
+__device__ __forceinline__ void take(RowState<A>& state, const Pair<A>& pair) {
+  if (!pair.counts) {
+    return;
+  }
+  if (pair.z < pair.logit && pair.z > pair.logit - A(20)) {
+    RowState<A> own;
+    own.maximum = pair.logit;
+    own.sum_e = std::exp(pair.z - pair.logit);
+    own.sum_k = pair.positive;
+    state.merge(own);
+    return;
+  }
+  state.push(pair.logit, pair.z, pair.positive);
+}
+
 // Launches a kernel with `bytes` of dynamic shared memory; null, or CUDA's words on what went wrong.
 template <typename... Parameters, typename... Arguments>
 const char* launch_kernel(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t bytes,

@@ -188,7 +188,7 @@ __device__ void contrast(const FusedProblem& problem, const FusedGradients<Accum
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kFusedThreads)
+__global__ void __launch_bounds__(kFusedThreads, 1)
     fused_backward_kernel(const __grid_constant__ FusedProblem problem,
                           const FusedGradients<AccumulateType<T>> own) {
   UNIVA_SHARED(double, shared, kFusedWarps);

@@ -75,10 +75,7 @@ __device__ void contrast(const FusedProblem& problem, AccumulateType<T>* stats,
   RowState<A> state;
   for (int64_t column = lane; own < count && column < count; column += kWarp) {
     const A dot = rows.dots[static_cast<int>(column) * kFusedRows + warp];
-    const Pair<A> pair = make_pair(rows.problem, own, column, dot, inverse_temperature);
-    if (pair.counts) {
-      state.push(pair.logit, pair.z, pair.positive);
-    }
+    take(state, make_pair(rows.problem, own, column, dot, inverse_temperature));
   }
   state = merge_lanes(state, kWarp);
   state.drop_vanishing_positives(least_count<A>());
@@ -128,7 +125,7 @@ __device__ void finish(const FusedProblem& problem, const Partial& partial, A* t
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kFusedThreads)
+__global__ void __launch_bounds__(kFusedThreads, 1)
     fused_forward_kernel(const __grid_constant__ FusedProblem problem, AccumulateType<T>* terms,
                          AccumulateType<T>* stats, const Partial partial, unsigned* ticket) {
   UNIVA_SHARED(double, shared, kFusedWarps);

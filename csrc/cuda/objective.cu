@@ -11,7 +11,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     rows_kernel(const ObjectiveProblem problem, AccumulateType<T>* row_losses,
                 AccumulateType<T>* predictions) {
   using A = AccumulateType<T>;
@@ -56,7 +56,7 @@ __device__ double sum_of(const A* values, int64_t count, const Shared<double>& s
 
 // One block.
 template <typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     terms_kernel(const ObjectiveProblem problem, const Modalities modalities, const A* row_losses,
                  const A* losses, const A* stats, A* terms) {
   UNIVA_SHARED(double, shared, kWarps);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // One block.
 template <typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     upstream_kernel(const ObjectiveProblem problem, const Modalities modalities,
                     const A* grad_terms, const A* stats, A* per_row, A* for_logits,
                     A* grad_temperature) {
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     logits_kernel(const ObjectiveProblem problem, const AccumulateType<T>* for_logits,
                   const AccumulateType<T>* grad_predictions, T* grad_logits) {
   using A = AccumulateType<T>;

@@ -28,7 +28,7 @@ __device__ double length_of(const T* row, int64_t depth, const Shared<double>& s
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     unit_kernel(const T* rows, int64_t depth, AccumulateType<T>* unit) {
   UNIVA_SHARED(double, shared, kWarps);
   UNIVA_SHARED(double, length, 1);
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const T* rows, const AccumulateType<T>* unit,
                     const AccumulateType<T>* grad_unit, int64_t depth, T* gradient) {
   using A = AccumulateType<T>;

@@ -47,6 +47,15 @@ def test_contrastive_matches_the_truth(case, dtype):
     oracle.check(case, "cpu", dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_self_pair_does_not_drown_small_logits(dtype):
+    # Its weight's logarithm is of another size than logits of 1e-4.
+    for n in (2, 3, 65):
+        case = case_of(n, 0, 1, self_weight=0.5)
+        case.extra["temperature"] = torch.tensor(100.0, dtype=torch.float64)
+        oracle.check(case, "cpu", dtype)
+
+
 def case_of(n, m, d, *, seed=0, **options):
     """A call of some size; m = 0: the anchors are the contrast set."""
     generator = torch.Generator().manual_seed(seed)
