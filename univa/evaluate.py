@@ -20,11 +20,12 @@ from torch import Tensor
 from univa.checkpoint import load_checkpoint
 from univa.config import TrainConfig
 from univa.data import Collator, Corpus, DialogueBatchSampler
+from univa.data.loader import load_batches
 from univa.files import atomic_write_json, check_writable
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import Metrics, compute_metrics, decide
 from univa.models import UniVA
-from univa.processes import choose_device, cpu_threads
+from univa.processes import ProcessGroup, choose_device, cpu_threads
 
 __all__ = [
     "Evaluate",
@@ -62,6 +63,7 @@ def predict(
     *,
     config: TrainConfig,
     device: torch.device,
+    group: ProcessGroup | None = None,
     between_batches: Callable[[], None] | None = None,
 ) -> Tensor:
     """Probabilities of every utterance, the model in eval mode and left in the mode it was in.
@@ -72,6 +74,8 @@ def predict(
         sampler: covers the split once per epoch.
         config: for precision and for what turns logits into probabilities.
         device: where to compute.
+        group: processes that share the work, all of which call this and get the whole; None is this
+            process alone.
         between_batches: called after each batch; may raise to stop.
 
     Returns:
@@ -81,8 +85,14 @@ def predict(
     model.eval()
     probabilities = torch.zeros(len(collator), len(config.model.labels))
     try:
-        for indices in sampler.batches(0):
-            batch = collator(indices).to(device)
+        batches = sampler.batches(0)
+        if group is not None:
+            batches = batches[group.rank :: group.size]
+        loader = load_batches(
+            collator, batches, workers=config.data.workers, pin=device.type == "cuda"
+        )
+        for indices, loaded in zip(batches, loader, strict=True):
+            batch = loaded.to(device, non_blocking=True)
             with torch.autocast(
                 device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
             ):
@@ -95,7 +105,8 @@ def predict(
                 between_batches()
     finally:
         model.train(was_training)
-    return probabilities
+    # Every row is filled in one process and 0 in the others, so the sum is exact.
+    return probabilities if group is None else group.sum(probabilities)
 
 
 def evaluate_best(

@@ -10,8 +10,10 @@ from univa.data import (
     AuthorsNormalizer,
     Collator,
     Corpus,
+    DialogueBatchSampler,
     Normalizer,
     Split,
+    UtteranceBatchSampler,
     VANormalizer,
     read_authors,
     read_authors_text,
@@ -24,7 +26,7 @@ from univa.errors import UserError
 from univa.models import UniVA
 from univa.tokenizer import load_tokenizer
 
-__all__ = ["load_corpus", "load_tokenizer", "make_collator", "make_normalizer"]
+__all__ = ["load_corpus", "load_tokenizer", "make_collator", "make_normalizer", "make_sampler"]
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
@@ -98,6 +100,40 @@ def _read(config: TrainConfig) -> Corpus:
         text=text,
         va_file=va_file,
         require_va=require_va,
+    )
+
+
+def make_sampler(
+    config: TrainConfig, collator: Collator, *, rank: int = 0, world_size: int = 1
+) -> DialogueBatchSampler | UtteranceBatchSampler:
+    """What decides which utterances make a batch of the training split.
+
+    Args:
+        config: the run.
+        collator: of the training split; tells how long its dialogues are.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: there is nothing to sample.
+    """
+    data, lengths = config.data, collator.split.dialogue_lengths
+    if data.sampler == "utterances":
+        return UtteranceBatchSampler(
+            sum(lengths),
+            batch_size=data.batch_size,
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    return DialogueBatchSampler(
+        lengths,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        dialogue_tokens=collator.dialogue_tokens,
+        batch_tokens=data.batch_tokens,
     )
 
 

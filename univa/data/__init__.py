@@ -5,7 +5,7 @@ from univa.data.authors_text import M3ED_LABELS, MOSEI_LABELS, read_authors_text
 from univa.data.collate import Collator
 from univa.data.corpus import Corpus, Dialogue, Split, Utterance
 from univa.data.normalization import AuthorsNormalizer, Normalizer, VANormalizer
-from univa.data.sampler import DialogueBatchSampler
+from univa.data.sampler import DialogueBatchSampler, UtteranceBatchSampler
 from univa.data.store import read_store
 from univa.data.synthetic import FILLER_WORDS, WORD_COORDINATES, synthetic_corpus
 from univa.data.vectors import read_vectors
@@ -23,6 +23,7 @@ __all__ = [
     "Normalizer",
     "Split",
     "Utterance",
+    "UtteranceBatchSampler",
     "VANormalizer",
     "read_authors",
     "read_authors_text",

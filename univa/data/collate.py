@@ -141,6 +141,11 @@ class Collator:
             **inputs,  # type: ignore[arg-type]
         )
 
+    @property
+    def dialogue_tokens(self) -> list[int] | None:
+        """Tokens of the rows of each dialogue; None without token rows."""
+        return None if self._rows is None else self._rows.dialogue_tokens
+
     def _is_rows(self, modality: Modality) -> bool:
         return modality == "text" and self._rows is not None
 

@@ -65,6 +65,7 @@ class TokenRows:
                 f"max_tokens {max_tokens} leaves no room beside {len(special.before)} + "
                 f"{len(special.after)} special tokens; make it larger"
             )
+        self._split = split
         self._padding = 0 if authors else special.padding
         self._width = max_tokens if full else 0
         self._rows: list[Tensor] = []  # [G_all] of [T] int64
@@ -99,6 +100,14 @@ class TokenRows:
             self._span_of.append((len(row), len(row) + len(ids)))
             row += ids
         self._rows.append(torch.tensor(row + special.after))
+
+    @property
+    def dialogue_tokens(self) -> list[int]:
+        """Tokens of the rows of each dialogue."""
+        sizes: dict[str, dict[int, int]] = {}
+        for utterance, row in zip(self._split.utterances, self._row_of, strict=True):
+            sizes.setdefault(utterance.dialogue_id, {})[row] = len(self._rows[row])
+        return [sum(rows.values()) for rows in sizes.values()]
 
     def pick(self, indices: Sequence[int]) -> TokenizedDialogues:
         """Collect the rows of the given utterances, each row once, in order of appearance."""
