@@ -249,9 +249,9 @@ def _utterances(
 class Convert:
     """Turn a folder in the authors' layout into a store: shards without padding, checksums."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder in the authors' layout."""
-    store: Annotated[Path, tyro.conf.Positional]
+    store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder for the store. A conversion that was stopped goes on there."""
     dtype: Literal["float32", "float16"] = "float32"
     """Of the features in the store; float16 halves it."""
@@ -284,7 +284,7 @@ class Convert:
 class Verify:
     """Compare every file of a store with its checksum."""
 
-    store: Annotated[Path, tyro.conf.Positional]
+    store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder of the store."""
 
     def run(self) -> None:
