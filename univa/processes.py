@@ -27,10 +27,11 @@ class Interrupted(Exception):
 
     Attributes:
         signal: number of the signal; the exit status is 128 + signal.
+        run: the run folder.
     """
 
     def __init__(self, signum: int, run: Path, step: int, total_steps: int) -> None:
-        self.signal = signum
+        self.signal, self.run = signum, run
         super().__init__(
             f"stopped by {signal.Signals(signum).name} at step {step} of {total_steps}, state "
             f"saved; go on with: univa train --resume {run}"

@@ -4,12 +4,14 @@
     NAME.json          {"train": [{"utterance": id, "video": id, "text": ...}, ...], "test": [...]}
 
 There is no validation split: whole videos of the training split are held out for it, and no video
-is in two splits.
+is in two splits. Utterances of a video are put in the order of the clip numbers at the end of their
+ids: the order of the file may follow the labels, and a model that reads neighbours would see them.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
@@ -45,7 +47,7 @@ def read_vectors(
             run: it depends on nothing but the names of the videos.
 
     Returns:
-        The corpus; a video is a dialogue, its utterances in the order of the file.
+        The corpus; a video is a dialogue, its utterances in the order of their clip numbers.
 
     Raises:
         UserError: a file is missing, cannot be read or does not go with the other.
@@ -144,8 +146,14 @@ def _standardise(parts: dict[str, list[Utterance]]) -> None:
                 u.features[modality] = value  # type: ignore[index]
 
 
+def _clip(utterance_id: str) -> int:
+    """The number at the end of an id, which counts clips of a video in time."""
+    digits = re.search(r"\d+$", utterance_id)
+    return int(digits[0]) if digits else 0
+
+
 def _split(name: str, items: list[Utterance]) -> Split:
-    ordered = sorted(items, key=lambda u: u.dialogue_id)  # stable: the file's order in a video
+    ordered = sorted(items, key=lambda u: (u.dialogue_id, _clip(u.id), u.id))
     dialogues = tuple(
         Dialogue(id=video, utterances=tuple(group))
         for video, group in groupby(ordered, key=lambda u: u.dialogue_id)
