@@ -25,7 +25,7 @@ from univa.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Collator", "length_buckets"]
+__all__ = ["Collator", "length_buckets", "padded_buckets"]
 
 
 class Collator:
@@ -157,12 +157,23 @@ class Collator:
         lengths = [len(sequence) for sequence in sequences]  # [B]
         if self._full and limit is not None:
             return _padded(sequences, width=limit)
-        places = length_buckets(lengths, self._buckets)
-        if len(places) == 1:
-            return _padded(sequences)
-        parts = tuple(_padded([sequences[i] for i in part]) for part in places)
-        order = torch.tensor([i for part in places for i in part]).argsort()
-        return BucketedSequences(parts=parts, order=order)
+        return padded_buckets(sequences, length_buckets(lengths, self._buckets))
+
+
+def padded_buckets(
+    sequences: Sequence[Tensor], places: Sequence[Sequence[int]]
+) -> FeatureSequence | BucketedSequences:
+    """Pad sequences group by group.
+
+    Args:
+        sequences: B of [T, F].
+        places: Groups of places in `sequences`, as `length_buckets` gives them.
+    """
+    if len(places) == 1:
+        return _padded(sequences)
+    parts = tuple(_padded([sequences[i] for i in part]) for part in places)
+    order = torch.tensor([i for part in places for i in part]).argsort()
+    return BucketedSequences(parts=parts, order=order)
 
 
 def _padded(sequences: Sequence[Tensor], width: int = 0) -> FeatureSequence:
