@@ -82,16 +82,17 @@ def mosei_text() -> TrainConfig:
 
 
 def mosi_trimodal() -> TrainConfig:
-    """Two sentiments of CMU-MOSI from one vector per modality; needs --data and --va-file."""
+    """Two sentiments of CMU-MOSI: transcripts, an audio and a visual vector; --data, --va-file."""
     return TrainConfig(
         preset="mosi-trimodal",
         model=ModelConfig(
             labels=("negative", "positive"),
-            hidden_size=64,
-            num_heads=1,
-            feedforward_size=64,
-            dropout=0.5,
+            hidden_size=128,
+            num_heads=4,
+            feedforward_size=512,
+            dropout=0.3,
             initializer_range=None,
+            text_encoder=default_text_encoder(),
             text_dim=100,
             audio_dim=73,
             vision_dim=100,
@@ -103,11 +104,11 @@ def mosi_trimodal() -> TrainConfig:
             max_vision_length=1,
             prior=False,
         ),
-        data=DataConfig(source="vectors", batch_size=64),
+        data=DataConfig(source="vectors", batch_size=32, max_tokens=256),
         loss=LossConfig(temperature=0.7, radius=0.3, alpha=0.1, prior=None, normalize=True),
-        optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.01),
+        optimizer=OptimizerConfig(learning_rate=1e-4, text_encoder_learning_rate=8e-5),
         threshold=ThresholdConfig(search="either-or", value=0.5),
-        epochs=20,
+        epochs=4,
         threads=1,
     )
 

@@ -10,6 +10,7 @@ ids: the order of the file may follow the labels, and a model that reads neighbo
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def read_vectors(
 ) -> Corpus:
     """Read the two files of a corpus of vectors.
 
-    Vectors are standardised per column by the statistics of the remaining training utterances.
+    Columns are standardised by the statistics of the remaining training utterances, and divided by
+    the square root of their number, so that a vector is about as long as one.
 
     Args:
         path: the safetensors file; the JSON file stands beside it.
@@ -139,10 +141,11 @@ def _standardise(parts: dict[str, list[Utterance]]) -> None:
     modalities: Sequence[Modality] = tuple(parts["train"][0].features)
     for modality in modalities:
         rows = torch.cat([u.features[modality] for u in parts["train"]]).double()
-        mean, spread = rows.mean(0), rows.std(0).clamp(min=1e-6)
+        # Vectors of about unit length, whatever their number of columns.
+        mean, scale = rows.mean(0), rows.std(0).clamp(min=1e-6) * math.sqrt(rows.shape[1])
         for items in parts.values():
             for u in items:
-                value = ((u.features[modality].double() - mean) / spread).float()
+                value = ((u.features[modality].double() - mean) / scale).float()
                 u.features[modality] = value  # type: ignore[index]
 
 
