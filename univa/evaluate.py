@@ -1,7 +1,7 @@
 """Score a run's best checkpoint.
 
     univa evaluate runs/demo-20250131-120000
-    univa evaluate runs/demo-20250131-120000 --split valid --output valid.json
+    univa evaluate runs/demo-20250131-120000 --split valid --output valid.json --report valid
 
 Training ends with the same code, so the numbers are those of the run's `metrics.json`.
 """
@@ -196,7 +196,7 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Score the best checkpoint of a training run. Writes nothing unless --output is given."""
+    """Score the best checkpoint of a training run. Writes nothing unless --output or --report is given."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -204,6 +204,8 @@ class Evaluate:
     """Which split to score."""
     output: Path | None = None
     """JSON file for the unrounded metrics."""
+    report: Path | None = None
+    """Folder for figures per label, threshold curves and predictions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
 
@@ -214,14 +216,21 @@ class Evaluate:
             UserError: this is not a run folder, its data or checkpoint cannot be read, or the
                 output cannot be written.
         """
+        from univa.reports import label_figures, label_table, write_reports
+
         config = TrainConfig.load(self.run_folder / "config.json")
         device = choose_device(self.device)
         if self.output is not None:
             check_writable(self.output)
         with cpu_threads(config.threads):  # the same sums as in training
             results = evaluate_best(self.run_folder, config, (self.split,), device=device)
-        metrics = results[self.split].metrics
+        result = results[self.split]
+        metrics = result.metrics
         print(metrics_table({self.split: metrics}))
+        names = config.model.labels
+        print(label_table(label_figures(result.predictions, result.labels, names)))
+        if self.report is not None:
+            write_reports(self.report, results, names, predictions=True)
         content: dict[str, Any] = {self.split: metrics.to_dict()}
         if self.output is not None:
             atomic_write_json(self.output, content)

@@ -13,6 +13,7 @@ The run folder holds
     checkpoints/best    the epoch with the best validation micro-F1
     checkpoints/last    where `--resume` goes on, bit for bit
     predictions.jsonl   what the best epoch says about each test utterance
+    labels.json, threshold_curves.json   figures per label, and metrics by threshold
     metrics.json        validation and test at the thresholds of the best epoch; written last
 """
 
@@ -47,6 +48,7 @@ from univa.models import UniVA
 from univa.objective import Objective
 from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
+from univa.reports import label_figures, label_table, write_reports
 from univa.runs import RunLog, find_run, tensorboard_writer, write_predictions
 from univa.va.lexicon import similarity_matrix
 from univa_kernels import UniVALossOutput
@@ -284,8 +286,11 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         **{name: metrics.to_dict() for name, metrics in scores.items()},
     }
     write_predictions(run / "predictions.jsonl", results["test"])
+    write_reports(run, results, names, predictions=False)
     atomic_write_json(run / "metrics.json", content)
     print(metrics_table(scores))
+    test = results["test"]
+    print(label_table(label_figures(test.predictions, test.labels, names)))
     seconds = time.perf_counter() - started
     print(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
     return content
