@@ -113,10 +113,15 @@ def run_ablation(
                 if seed not in results.setdefault(row, {}):
                     name = f"{_slug(row)}-{seed}"
                     results[row][seed] = _metrics(change(replace(config, seed=seed)), folder / name)
-    text = "\n".join(_table(config.preset, table, _rows(config, table), results) for table in tables)
+    text = "\n".join(
+        _table(config.preset, table, _rows(config, table), results) for table in tables
+    )
     atomic_write_json(
         folder / "tables.json",
-        {row: {str(seed): one["test"] for seed, one in runs.items()} for row, runs in results.items()},
+        {
+            row: {str(seed): one["test"] for seed, one in runs.items()}
+            for row, runs in results.items()
+        },
     )
     atomic_write_text(folder / "tables.md", text)
     return text

@@ -126,7 +126,9 @@ def _configuration(
     labels: tuple[str, ...] | None,
     num_heads: int,
 ) -> ModelConfig:
-    modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if f"poolings.{m}.query" in state)
+    modalities: tuple[Modality, ...] = tuple(
+        m for m in MODALITIES if f"poolings.{m}.query" in state
+    )
     if not modalities or "classifier.bias" not in state:
         raise UserError(f"{path}: no whole model (no classifier, or no modality)")
     size = len(state["classifier.bias"])
@@ -136,8 +138,8 @@ def _configuration(
     reads_tokens = any(name.startswith("encoders.text.pretrained.") for name in state)
     if reads_tokens and text_encoder is None:
         raise UserError(
-            f"{path}: this model has a pretrained text encoder; give --text-encoder FOLDER, for its "
-            "configuration and tokenizer"
+            f"{path}: this model has a pretrained text encoder; give --text-encoder FOLDER, for "
+            "its configuration and tokenizer"
         )
     if not reads_tokens and text_encoder is not None:
         raise UserError(f"{path}: this model reads word vectors; leave --text-encoder out")
@@ -162,8 +164,8 @@ def _configuration(
     hidden = len(state[f"poolings.{modalities[0]}.query"])
     if hidden % num_heads:
         raise UserError(
-            f"--num-heads: {num_heads} do not divide the hidden size {hidden}; give the number that "
-            f"the model was trained with, such as {math.gcd(hidden, 12)}"
+            f"--num-heads: {num_heads} do not divide the hidden size {hidden}; give the number "
+            f"that the model was trained with, such as {math.gcd(hidden, 12)}"
         )
     try:
         return ModelConfig(

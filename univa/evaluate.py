@@ -196,7 +196,7 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Score the best checkpoint of a training run. Writes nothing unless --output or --report is given."""
+    """Score the best checkpoint of a run. Writes nothing without --output or --report."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""

@@ -140,8 +140,9 @@ def choose_thresholds_on_validation(
     then moves one label at a time to the threshold that does best, the others fixed, until no
     label moves. "either-or" is for two labels of which one holds and whose probabilities sum to 1:
     the one threshold for the second label that is right most often, the first label's being its
-    complement, so that the accuracy is that of a decision between the two. Ties go to the smaller threshold for "shared" and to the present one for
-    "per-label" and the middle one for "either-or", so the choice is deterministic.
+    complement, so that the accuracy is that of a decision between the two. Ties go to the smaller
+    threshold for "shared", to the present one for "per-label" and to the middle one for
+    "either-or", so the choice is deterministic.
 
     Args:
         probabilities: [N, L] in [0, 1], of the validation split.

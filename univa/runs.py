@@ -35,8 +35,10 @@ class RunLog:
         Raises:
             UserError: the file cannot be written, or TensorBoard is not installed.
         """
-        self._board = None if tensorboard is None else (
-            tensorboard_writer()(tensorboard, purge_step=step + 1)
+        self._board = (
+            None
+            if tensorboard is None
+            else (tensorboard_writer()(tensorboard, purge_step=step + 1))
         )
         try:
             path.touch()
@@ -78,8 +80,8 @@ def tensorboard_writer() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "--tensorboard: TensorBoard is not installed; pip install 'univa[tensorboard]', or drop "
-            "the option (log.jsonl has the same numbers)"
+            "--tensorboard: TensorBoard is not installed; pip install 'univa[tensorboard]', or "
+            "drop the option (log.jsonl has the same numbers)"
         ) from None
     return SummaryWriter
 

@@ -27,12 +27,15 @@ def change(folder: Path, modality: str = "audio", split: str = "train", **parts)
     return path
 
 
+def read_everything(folder: Path, **options) -> None:
+    for split in read_authors(folder, **options).splits.values():
+        for utterance in split.utterances:
+            dict(utterance.features)
+
+
 def error_of(folder: Path, **options) -> str:
     with pytest.raises(UserError) as caught:
-        corpus = read_authors(folder, **options)
-        for split in corpus.splits.values():
-            for utterance in split.utterances:
-                dict(utterance.features)
+        read_everything(folder, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -171,8 +171,11 @@ def test_missing_file(tmp_path: Path):
 def test_a_bomb_of_tiny_opcodes_ends(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("univa.data.safe_pickle._MAX_OBJECTS", 1000)
     assert "more than 1000 values" in written(tmp_path, b"(" * 2000 + b".")
-    laughs = b"](" + b"Vx\n" * 10 + b"ep0\n" + b"".join(
-        b"](" + b"g%d\n" % (n - 1) * 10 + b"ep%d\n" % n for n in range(1, 12)
+    laughs = (
+        b"]("
+        + b"Vx\n" * 10
+        + b"ep0\n"
+        + b"".join(b"](" + b"g%d\n" % (n - 1) * 10 + b"ep%d\n" % n for n in range(1, 12))
     )
     monkeypatch.undo()
     path = tmp_path / "laughs.pkl"

@@ -150,7 +150,8 @@ def sparse_pickle(path: Path, split: str, count: int, steps: int, size: int) -> 
     mask[:, :2] = 1
     length = count * steps * size * 4
     numpy = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
-    dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4K\x00K\x01tR(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4K\x00K\x01tR(K\x03X\x01\x00\x00\x00<NNN"
+    dtype += b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     key = b"X" + len(split).to_bytes(4, "little") + split.encode()
     start = b"\x80\x04}(" + key + b"}(X\x05\x00\x00\x00audio" + numpy + b"(K\x01"
     shape = b"".join(b"J" + n.to_bytes(4, "little") for n in (count, steps, size)) + b"\x87"

@@ -24,7 +24,9 @@ def path(tmp_path: Path) -> Path:
         for modality, size in (("text", 4), ("audio", 3), ("vision", 2)):
             values = torch.randn(len(rows), size, generator=generator)
             tensors[f"{split}.{modality}"] = 5 * values + 2
-        tensors[f"{split}.positive"] = torch.tensor([row["utterance"].endswith("0") for row in rows]).long()
+        tensors[f"{split}.positive"] = torch.tensor(
+            [row["utterance"].endswith("0") for row in rows]
+        ).long()
         names[split] = rows
     save_file(tensors, tmp_path / "x.safetensors")
     (tmp_path / "x.json").write_text(json.dumps(names))
@@ -60,7 +62,9 @@ def test_columns_are_standardised_by_the_training_rows(path):
 def test_scores_are_found_whichever_split_they_are_in(path, tmp_path):
     ids = [u.id for s in read_vectors(path).splits.values() for u in s.utterances]
     file = tmp_path / "va.json"
-    file.write_text(json.dumps({"train": {name: ["t", "0.5", str(i / 100)] for i, name in enumerate(ids)}}))
+    file.write_text(
+        json.dumps({"train": {name: ["t", "0.5", str(i / 100)] for i, name in enumerate(ids)}})
+    )
     corpus = read_vectors(path, va_file=file)
     assert corpus.coordinate_modalities == ("text",)
     assert corpus.test.utterances[0].coordinates["text"] == (0.5, ids.index("test0_1") / 100)
@@ -75,7 +79,10 @@ def test_mistakes_are_named(path):
     cases = [
         ({**good, "test": good["test"][1:]}, r"test.positive is \(9,\), but .* has 8 utterances"),
         ({**good, "train": 3}, "split 'train' must be a list"),
-        ({**good, "test": [{**e, "video": "train1"} for e in good["test"]]}, "in train and in test"),
+        (
+            {**good, "test": [{**e, "video": "train1"} for e in good["test"]]},
+            "in train and in test",
+        ),
     ]
     for content, said in cases:
         names.write_text(json.dumps(content))

@@ -87,9 +87,7 @@ def install(moment: str, count: int) -> None:
         raise ValueError(moment)
 
 
-def train_as_rank_and_die(
-    rank: int, size: int, port: int, config: TrainConfig, dying: int
-) -> None:
+def train_as_rank_and_die(rank: int, size: int, port: int, config: TrainConfig, dying: int) -> None:
     """Be one rank of a run; the dying one kills itself after a few batches."""
     torch.set_num_threads(1)
     join(rank, size, port)

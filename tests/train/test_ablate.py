@@ -55,7 +55,9 @@ def test_table_has_mean_deviation_and_paper():
     lines = _table("mosei-roberta", 2, rows, results).splitlines()
     assert lines[0] == "| Table 2 | Acc | paper | HL | paper | miF1 | paper | maF1 | paper |"
     deviation = statistics.stdev([50, 52, 57])
-    assert lines[3].startswith(f"| w/o VA-CL | 53.0 ± {deviation:.1f} | 50.0 | 0.200 ± 0.000 | 0.189")
+    assert lines[3].startswith(
+        f"| w/o VA-CL | 53.0 ± {deviation:.1f} | 50.0 | 0.200 ± 0.000 | 0.189"
+    )
     one = {row: {7: {"test": runs[0]}} for row in rows}
     assert _table("demo", 2, rows, one).splitlines()[2] == "| UniVA | 50.0 | 0.200 | 60.0 | 40.0 |"
 
@@ -102,7 +104,7 @@ def test_it_trains_resumes_and_is_done_once(tmp_path: Path, monkeypatch, capsys)
 
 def test_command_line(tmp_path: Path, capsys):
     folder = tmp_path / "all"
-    args = [a for a in options(tiny())[1:]]
+    args = options(tiny())[1:]
     args = args[: args.index("--run-folder")]
     command = ["ablate", "demo", "--seeds", "3", "--tables=2", "--folder", str(folder), *args]
     assert main([*command, "--epochs", "1"]) == 0

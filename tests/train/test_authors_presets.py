@@ -79,7 +79,16 @@ def test_a_run_on_the_layout_and_on_its_store_are_one(golden, tmp_path, name, ca
     extra = ["--data.workers", "1"] if name == "mosei-glove" else []
     for data, run, more in ((folder, "run", []), (store, "other", extra)):
         code = main(
-            ["train", name, "--data", str(data), "--run-folder", str(tmp_path / run), *options, *more]
+            [
+                "train",
+                name,
+                "--data",
+                str(data),
+                "--run-folder",
+                str(tmp_path / run),
+                *options,
+                *more,
+            ]
         )
         assert code == 0, capsys.readouterr().err
     ours, theirs = (
@@ -105,7 +114,9 @@ def test_authors_utterance_sampler_and_full_padding(golden, tmp_path):
     )
     assert code == 0
     lines = (run / "log.jsonl").read_text().splitlines()
-    counts = [json.loads(line)["utterances"] for line in lines if '"step",' in line.split("epoch")[0]]
+    counts = [
+        json.loads(line)["utterances"] for line in lines if '"step",' in line.split("epoch")[0]
+    ]
     assert counts == [10, 10, 10, 10, 7]
 
 
@@ -117,7 +128,10 @@ def test_what_does_not_fit_is_named(golden, tmp_path, capsys):
     common = ["--run-folder", str(tmp_path / "run"), *options]
     for args, said in (
         (["mosei-glove"], "no data: give --data FOLDER"),
-        (["mosei-glove", "--data", str(folder), "--model.audio-dim", "768"], "give --model.audio-dim 12"),
+        (
+            ["mosei-glove", "--data", str(folder), "--model.audio-dim", "768"],
+            "give --model.audio-dim 12",
+        ),
         (["m3ed-glove", "--data", str(folder)], "give the labels of the data"),
         (["mosei-glove", "--data", str(store), "--va-file", "x"], "has scores of its own"),
         (["mosei-glove", "--data", str(tmp_path)], str(tmp_path)),

@@ -15,8 +15,8 @@ from univa.cli import main
 from univa.errors import UserError
 from univa.inputs import load_corpus
 from univa.metrics import compute_metrics
-from univa.processes import ProcessGroup, cpu_threads
 from univa.optim import make_optimizer
+from univa.processes import ProcessGroup, cpu_threads
 from univa.train import train
 
 

@@ -1,6 +1,7 @@
 """Figures per label and threshold curves, against their definitions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,8 @@ def test_either_or():
     wrong = labels.clone()
     wrong[0] = torch.tensor([0, 1])
     assert compute_metrics(predicted, wrong, ["n", "p"]).accuracy == pytest.approx(5 / 6)
+    config = tiny()
     with pytest.raises(UserError, match="either-or is for two labels"):
-        from dataclasses import replace
-
-        config = tiny()
         replace(config, threshold=replace(config.threshold, search="either-or"))
 
 

@@ -124,7 +124,9 @@ OPTIMIZER = {
 
 
 def test_optimizer_takes_every_option():
-    assert {*OPTIMIZER, "clip_norm", "accumulate"} == {field.name for field in fields(OptimizerConfig)}
+    assert {*OPTIMIZER, "clip_norm", "accumulate"} == {
+        field.name for field in fields(OptimizerConfig)
+    }
     config = replace(tiny(), optimizer=OptimizerConfig(**OPTIMIZER))
     model = TwoParts()
     optimizer, _ = make_optimizer(config, model, 10)  # type: ignore[arg-type]

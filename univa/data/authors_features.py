@@ -116,7 +116,9 @@ def read_feature_table(path: Path, split: str, modality: Modality, count: int) -
             "again with protocol 4"
         )
     if not isinstance(array, PickledArray) or len(array.shape) != 3 or array.dtype.kind != "f":
-        raise UserError(f"{path}: {modality!r} must be an array [N, T, F] of floating-point numbers")
+        raise UserError(
+            f"{path}: {modality!r} must be an array [N, T, F] of floating-point numbers"
+        )
     if array.shape[0] != count:
         raise UserError(
             f"{path}: {array.shape[0]} utterances, but the structure file has {count} in split "

@@ -71,7 +71,9 @@ def convert(
         raise UserError(f"{store}: a finished store is here; give another folder, or delete it")
     present = _present(folder)
     corpus = read_authors(folder, modalities=[m for m in present if m != "text"])
-    vectors = read_authors(folder, modalities=("text",), text="vectors") if "text" in present else None
+    vectors = (
+        read_authors(folder, modalities=("text",), text="vectors") if "text" in present else None
+    )
     plans = list(_plans(corpus, vectors, np.dtype(dtype).itemsize, shard_megabytes << 20))
     head = {
         "kind": "store",
@@ -118,9 +120,7 @@ def convert(
     lines += _utterances(corpus, vectors, where)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    atomic_write_text(
-        store / MANIFEST, text + json.dumps({"kind": "end", "sha256": digest}) + "\n"
-    )
+    atomic_write_text(store / MANIFEST, text + json.dumps({"kind": "end", "sha256": digest}) + "\n")
 
 
 def _present(folder: Path) -> list[Modality]:
@@ -144,7 +144,9 @@ def _present(folder: Path) -> list[Modality]:
 
 def _source(folder: Path) -> dict[str, list[int]]:
     """Size and time of every file of the layout: a conversion goes on only with the same files."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".pkl", ".json", ".csv"))
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.suffix in (".pkl", ".json", ".csv")
+    )
     return {
         str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns]
         for path in files
@@ -168,7 +170,9 @@ def _plans(
                 place = features.places[modality]
                 needed = place.steps * place.size * itemsize
                 if places and size + needed > most_bytes:
-                    yield _Plan(f"{split_name}-{modality}-{number:05}.safetensors", modality, places)
+                    yield _Plan(
+                        f"{split_name}-{modality}-{number:05}.safetensors", modality, places
+                    )
                     places, size, number = [], 0, number + 1
                 places.append((utterance.id, place))
                 size += needed
@@ -226,7 +230,7 @@ def _utterances(
     for name, split in corpus.splits.items():
         others = split.utterances if vectors is None else vectors.splits[name].utterances
         for utterance, other in zip(split.utterances, others, strict=True):
-            scores: dict[str, tuple[float, float]] = dict(utterance.coordinates)
+            scores: dict[str, tuple[float, float]] = {**utterance.coordinates}
             if vectors is not None:
                 scores["text_vectors"] = other.coordinates["text"]
             yield {

@@ -2,7 +2,8 @@
 
 The radius of the contrastive loss (0.1 in the authors' runs) is a distance between *normalised*
 scores. The statistics are those of the run's train split, fitted anew whenever the run goes on;
-nothing but the loss needs them, so they are not stored. `AuthorsNormalizer` is the authors' own way.
+nothing but the loss needs them, so they are not stored. `AuthorsNormalizer` is the
+authors' own way.
 """
 
 from __future__ import annotations

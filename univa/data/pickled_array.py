@@ -66,4 +66,4 @@ class PickledArray:
             return np.zeros(shape, self.dtype)
         whole = shape or (1,)
         mapped = np.memmap(self.path, self.dtype, "r", offset, whole, order=order)  # type: ignore[call-overload]
-        return np.asarray(mapped).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+        return np.asarray(mapped).reshape(shape, order=order)  # type: ignore[call-overload]

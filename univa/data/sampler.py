@@ -66,7 +66,9 @@ class DialogueBatchSampler:
         self.shuffle = shuffle
         starts = accumulate(dialogue_lengths[:-1], initial=0)
         self.batch_tokens = batch_tokens if dialogue_tokens is not None else 0
-        self._tokens = dict(zip(accumulate(dialogue_lengths[:-1], initial=0), dialogue_tokens or ()))
+        self._tokens = dict(
+            zip(accumulate(dialogue_lengths[:-1], initial=0), dialogue_tokens or (), strict=False)
+        )
         self._dialogues = [
             list(range(start, start + length))
             for start, length in zip(starts, dialogue_lengths, strict=True)
@@ -133,8 +135,8 @@ class DialogueBatchSampler:
 class UtteranceBatchSampler:
     """Single utterances in random order, as the authors' code draws them.
 
-    The order follows from (seed, epoch). A batch of `batch_size` x `world_size` utterances is shared
-    out to the ranks in near-equal runs, so that any number of ranks sees the same batches.
+    The order follows from (seed, epoch). A batch of `batch_size` x `world_size` utterances is
+    shared out to the ranks in near-equal runs, so that any number of ranks sees the same batches.
 
     Args:
         count: Number of utterances.

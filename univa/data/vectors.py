@@ -61,7 +61,9 @@ def read_vectors(
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
     scores = None if va_file is None else read_json(va_file, mend="`univa va score-text` writes it")
-    utterances = {name: _utterances(path, tensors, names, name, scores) for name in ("train", "test")}
+    utterances = {
+        name: _utterances(path, tensors, names, name, scores) for name in ("train", "test")
+    }
     videos = sorted({item.dialogue_id for item in utterances["train"]})
     random.Random("videos held out for validation").shuffle(videos)
     held_out = set(videos[: max(1, round(valid_fraction * len(videos)))])
@@ -88,7 +90,8 @@ def _utterances(
 ) -> list[Utterance]:
     entries: Any = names.values.get(split)
     if not isinstance(entries, list) or not all(
-        isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("utterance", "video", "text"))
+        isinstance(e, dict)
+        and all(isinstance(e.get(k), str) for k in ("utterance", "video", "text"))
         for e in entries
     ):
         raise UserError(
@@ -97,7 +100,9 @@ def _utterances(
     present = [m for m in MODALITIES if f"{split}.{m}" in tensors]
     positive = tensors.get(f"{split}.positive")
     if not present or positive is None:
-        raise UserError(f"{path}: no {split}.positive, or none of {split}.text, audio, vision in it")
+        raise UserError(
+            f"{path}: no {split}.positive, or none of {split}.text, audio, vision in it"
+        )
     for name in ("positive", *present):
         shape = tuple(tensors[f"{split}.{name}"].shape)
         if len(shape) != 1 + (name != "positive") or shape[0] != len(entries):
@@ -134,7 +139,9 @@ def _point(scores: JsonFile, name: str) -> tuple[float, float]:
                 for value in entry[-2:]
             )
             return valence, arousal
-    raise UserError(f"{scores.path}: no score of utterance {name!r}; `univa va score-text` gives it")
+    raise UserError(
+        f"{scores.path}: no score of utterance {name!r}; `univa va score-text` gives it"
+    )
 
 
 def _standardise(parts: dict[str, list[Utterance]]) -> None:
