@@ -265,8 +265,8 @@ def main() -> None:
             times[name].append(time.perf_counter() - begun)
     print(
         f"{count} utterances a batch, hidden size {hidden}, layers: text encoder "
-        f"{options.encoder_layers}, audio 5, vision 3; {device}, {options.threads} thread(s), torch "
-        f"{torch.__version__}, {platform.machine()}; median of {options.rounds}"
+        f"{options.encoder_layers}, audio 5, vision 3; {device}, {options.threads} thread(s), "
+        f"torch {torch.__version__}, {platform.machine()}; median of {options.rounds}"
     )
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, seconds in medians.items():
