@@ -1,12 +1,13 @@
 # make setup   environment in .venv and the compiled extension
 # make demo    train on the embedded synthetic corpus
 # make test    lint, types, tests, doctests
+# make bench-cpu   the losses on this CPU: table, benchmarks/results/cpu.json, docs/figures/cpu.svg
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test bench-cpu clean
 
 # setup.py knows what is out of date, so it is always asked.
 setup: $(VENV)/.packages
@@ -21,6 +22,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --strict -p univa_kernels
 	$(BIN)/python -m pytest tests univa univa_kernels --doctest-modules
+
+bench-cpu: setup
+	$(BIN)/python -m pytest benchmarks/test_cpu.py -q --benchmark-disable-gc --benchmark-json build/bench-cpu.json >build/bench-cpu.log || (tail -50 build/bench-cpu.log; exit 1)
+	$(BIN)/python -m benchmarks.report build/bench-cpu.json benchmarks/results/cpu.json docs/figures/cpu.svg
 
 $(VENV)/.packages: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'

@@ -1,1 +1,1 @@
-"""Measurements of the losses. `python -m benchmarks.loss --help`."""
+"""Measurements: `make bench-cpu`; see docs/performance.md."""

@@ -39,7 +39,7 @@ class Backend:
     unusable: Callable[[], str | None]
     contrastive: Callable[..., tuple[Tensor, Tensor]]
     correlation_prior: Callable[..., Tensor]
-    objective: Callable[..., Tensor]
+    objective: Callable[..., tuple[Tensor, ...]]
 
     def refuses(self, tensor: Tensor) -> str | None:
         """Why a call with `tensor` cannot be served, or None."""

@@ -138,7 +138,7 @@ def univa_loss(
         dtype = torch.promote_types(dtype, value.dtype)
     used = [name for name in rows if name in points]
     weights = modality_weights or {}
-    terms = backends.select(logits).objective(
+    total, classified, eta, *contrastive = backends.select(logits).objective(
         logits.to(dtype),
         labels,
         None if similarity is None else similarity.to(dtype),
@@ -165,7 +165,6 @@ def univa_loss(
         classification,
         prior or "none",
     )
-    total, classified, eta, *contrastive = terms.unbind(0)
     return UniVALossOutput(total, classified, eta, dict(zip(used, contrastive, strict=True)))
 
 

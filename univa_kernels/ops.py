@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from univa_kernels import _autograd
 from univa_kernels.reference import accumulate_dtype
 
 _unpack_dual: Callable[[Tensor], Any] = forward_ad.unpack_dual
@@ -53,7 +54,10 @@ def contrastive(
 ) -> tuple[Tensor, Tensor]:
     """`univa_kernels.reference.contrastive` by the compiled kernel of the tensors' device."""
     _refuse_forward_mode(anchors, contrast, learned_temperature)
-    result: tuple[Tensor, Tensor] = torch.ops.univa.contrastive_forward(
+    run: Any = torch.ops.univa.contrastive_forward
+    if _autograd.in_plain_eager_mode():
+        run = _autograd.eager_contrastive
+    result: tuple[Tensor, Tensor] = run(
         anchors,
         contrast,
         anchor_coordinates,
@@ -75,7 +79,10 @@ def contrastive(
 def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Tensor:
     """`univa_kernels.reference.correlation_prior` by the compiled kernel of the device."""
     _refuse_forward_mode(predictions, similarity)
-    eta: Tensor = torch.ops.univa.correlation_prior_forward(predictions, similarity, form)
+    run: Any = torch.ops.univa.correlation_prior_forward
+    if _autograd.in_plain_eager_mode():
+        run = _autograd.eager_prior
+    eta: Tensor = run(predictions, similarity, form)
     return eta
 
 
@@ -96,17 +103,10 @@ def objective(
     normalize: bool,
     classification: str,
     prior: str,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """`univa_kernels.reference.objective` in one call of the compiled kernel of the device."""
     _refuse_forward_mode(logits, similarity, learned_temperature, *embeddings)
-    result: tuple[Tensor, Tensor] = torch.ops.univa.objective_forward(
-        logits,
-        labels,
-        similarity,
-        embeddings,
-        coordinates,
-        weights,
-        learned_temperature,
+    options = (
         temperature,
         radius,
         sigma,
@@ -117,7 +117,28 @@ def objective(
         classification,
         prior,
     )
-    return result[0]
+    if _autograd.in_plain_eager_mode():
+        return _autograd.eager_objective(
+            weights,
+            options,
+            logits,
+            labels,
+            similarity,
+            learned_temperature,
+            *embeddings,
+            *coordinates,
+        )
+    terms: Tensor = torch.ops.univa.objective_forward(
+        logits,
+        labels,
+        similarity,
+        embeddings,
+        coordinates,
+        weights,
+        learned_temperature,
+        *options,
+    )[0]
+    return terms.unbind(0)
 
 
 def _refuse_forward_mode(*tensors: Tensor | None) -> None:
@@ -138,33 +159,6 @@ def _contrastive_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return anchors.new_empty(count, dtype=dtype), anchors.new_empty((4, count), dtype=dtype)
 
 
-def _contrastive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[1])
-    ctx.options = inputs[7:]
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 14
-    saved = ctx.saved_tensors
-    contrast, learned, stats = saved[1], saved[6], saved[7]
-    grad_anchors, grad_contrast = torch.ops.univa.contrastive_backward(grad, *saved, *ctx.options)
-    of_temperature = None
-    if learned is not None:
-        # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass (docs/mathematics.md, 1).
-        change = (grad * stats[3]).sum()  # 0 in rows without positives
-        of_temperature = -change.reshape(learned.shape) / learned
-    return (
-        grad_anchors,
-        None if contrast is None else grad_contrast,
-        *(None,) * 4,
-        of_temperature,
-        *(None,) * 7,
-    )
-
-
 def _contrastive_backward_fake(
     grad: Tensor, anchors: Tensor, contrast: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -176,16 +170,6 @@ def _contrastive_backward_fake(
     )
 
 
-def _prior_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.form = inputs[2]
-
-
-def _prior_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads = torch.ops.univa.correlation_prior_backward(grad, *ctx.saved_tensors, ctx.form)
-    return (*grads, None)
-
-
 def _objective_fake(
     logits: Tensor, labels: Tensor, similarity: Tensor | None, embeddings: list[Tensor], *_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -193,47 +177,6 @@ def _objective_fake(
     return (
         logits.new_empty(3 + count, dtype=dtype),
         logits.new_empty((count, 4, logits.shape[0]), dtype=dtype),
-    )
-
-
-def _objective_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, labels, similarity, embeddings, coordinates, weights, learned, *options = inputs
-    ctx.save_for_backward(logits, labels, similarity, learned, output[1], *embeddings, *coordinates)
-    ctx.weights, ctx.options = weights, options
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _objective_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
-    logits, labels, similarity, learned, stats, *rows = ctx.saved_tensors
-    count = len(ctx.weights)
-    embeddings, coordinates = rows[:count], rows[count:]
-    no_rows: list[Tensor | None] = [None] * count
-    no_weights: list[Tensor] | None = None if count else []  # as torch flattens the inputs
-    if grad is None:
-        return (None, None, None, no_rows, no_rows, no_weights, *(None,) * 10)
-    of_logits, of_similarity, of_temperature, of_embeddings = torch.ops.univa.objective_backward(
-        grad,
-        logits,
-        labels,
-        similarity,
-        embeddings,
-        coordinates,
-        learned,
-        stats,
-        ctx.weights,
-        *ctx.options,
-    )
-    used = similarity is not None and ctx.options[-1] != "none"
-    return (
-        of_logits,
-        None,
-        of_similarity if used else None,
-        of_embeddings,
-        no_rows,
-        no_weights,
-        None if learned is None else of_temperature.reshape(learned.shape),
-        *(None,) * 9,
     )
 
 
@@ -276,7 +219,9 @@ def _register() -> None:
     library = torch.library
     library.register_fake("univa::contrastive_forward", _contrastive_fake)
     library.register_autograd(
-        "univa::contrastive_forward", _contrastive_grad, setup_context=_contrastive_setup
+        "univa::contrastive_forward",
+        _autograd.contrastive_grad,
+        setup_context=_autograd.contrastive_setup,
     )
     library.register_fake("univa::contrastive_backward", _contrastive_backward_fake)
     library.register_fake(
@@ -284,7 +229,9 @@ def _register() -> None:
         lambda predictions, similarity, form: predictions.new_empty(()),
     )
     library.register_autograd(
-        "univa::correlation_prior_forward", _prior_grad, setup_context=_prior_setup
+        "univa::correlation_prior_forward",
+        _autograd.prior_grad,
+        setup_context=_autograd.prior_setup,
     )
     library.register_fake(
         "univa::correlation_prior_backward",
@@ -295,7 +242,9 @@ def _register() -> None:
     )
     library.register_fake("univa::objective_forward", _objective_fake)
     library.register_autograd(
-        "univa::objective_forward", _objective_grad, setup_context=_objective_setup
+        "univa::objective_forward",
+        _autograd.objective_grad,
+        setup_context=_autograd.objective_setup,
     )
     library.register_fake("univa::objective_backward", _objective_backward_fake)
     for name in ("contrastive", "correlation_prior", "objective"):

@@ -67,10 +67,9 @@ def contrastive(
 
     Returns:
         losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax
-        minus that mean),
-        both float64 for float64 embeddings, else float32. A row with n = 0 has loss 0. Only
-        `losses` is differentiable, with respect to anchors, contrast and the learned temperature,
-        also twice.
+        minus that mean), both float64 for float64 embeddings, else float32. A row with n = 0 has
+        loss 0; n below 2^-100 (2^-960 in float64) is 0. Only `losses` is differentiable, with
+        respect to anchors, contrast and the learned temperature, also twice.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         if normalize:  # unit rows in half precision would not be of unit length
@@ -147,7 +146,10 @@ class _Pairs:
                 else self.counted.masked_fill(own, -math.inf)
             )
         self.positives = positives  # k, [n, M]
-        self.count = positives.sum(1)  # n_i, [n]
+        count = positives.sum(1)
+        # Far out in the tail of gaussian positives what is left of them is rounding.
+        least = 2.0 ** (-960 if count.dtype == torch.float64 else -100)
+        self.count = torch.where(count < least, 0, count)  # n_i, [n]
         empty = torch.full_like(self.count, -math.inf)
         self.log_z = self.counted.logsumexp(1) if len(contrast) else empty
 
@@ -306,7 +308,7 @@ def objective(
     normalize: bool,
     classification: str,
     prior: str,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """The UniVA objective and its terms (docs/mathematics.md, section 3).
 
     Args:
@@ -328,7 +330,8 @@ def objective(
         prior: "none", "norm" or "quadratic".
 
     Returns:
-        [3 + M] in the accumulate dtype: total, classification, prior, contrastive of each modality.
+        3 + M 0-dim tensors in the accumulate dtype: total, classification, prior, and the
+        contrastive term of each modality.
     """
     with torch.autocast(logits.device.type, enabled=False):
         scores = logits.to(accumulate_dtype(logits.dtype))
@@ -369,4 +372,4 @@ def objective(
             terms.append(losses.sum() / counted)
         weighted = sum((w / 3 * t for w, t in zip(weights, terms, strict=True)), start=0 * eta)
         total = (1 - alpha) * (classified + eta) + alpha * weighted
-        return torch.stack((total, classified, eta, *terms))
+        return (total, classified, eta, *terms)

@@ -2,19 +2,36 @@
 // accumulate type of the embeddings.
 #pragma once
 
+#include <memory>
+#include <tuple>
+
 #include "arguments.h"
 
 namespace univa::cpu {
 
-// losses [N] and stats [4, N].
-template <typename T>
-void contrastive_losses(const ContrastiveArguments& arguments, T* losses, T* stats);
+// Work that is ready: everything that needs torch's dispatcher is done, or left to the thread that
+// made it, so that `run` may be called on any thread.
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual void run() = 0;
+};
 
-// Gradients of the anchors and of the contrast set (which has no rows where it is the anchors),
-// in the embeddings' type, from the gradients of the losses [N].
+// Fills losses [N] and stats [4, N].
 template <typename T>
-std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arguments,
-                                                 const T* upstream, const T* stats);
+std::unique_ptr<Task> losses_task(const ContrastiveArguments& arguments, T* losses, T* stats);
+
+class GradientsTask : public Task {
+ public:
+  // After `run`: gradients of the anchors and of the contrast set (which has no rows where it is the
+  // anchors), in the embeddings' type.
+  virtual std::tuple<Tensor, Tensor> gradients() = 0;
+};
+
+// From the gradients of the losses [N].
+template <typename T>
+std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments& arguments,
+                                              const T* upstream, const T* stats);
 
 // 1 / temperature, which may be a tensor.
 template <typename T>

@@ -4,6 +4,7 @@
 // Where the contrast set is the anchors, the coefficient of a pair takes both of its roles, and
 // only tiles on and above the diagonal are computed: each serves its rows and its columns.
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -11,8 +12,8 @@
 #include "cpu/contrastive.h"
 #include "cpu/matrix.h"
 #include "cpu/positives.h"
+#include "cpu/row_kernels.h"
 #include "cpu/rows.h"
-#include "cpu/vector_exp.h"
 #include "univa/gradient.h"
 #include "univa/reduction.h"
 
@@ -20,37 +21,61 @@ namespace univa::cpu {
 
 namespace {
 
-// RowGradients of the columns' own rows, from one column on; null where they have no such role.
+// What the backward needs to know of every row, one array per field so that loops run along it.
 template <typename T>
-struct ColumnGradients {
-  const T* log_z = nullptr;
-  const T* scale = nullptr;
-  const T* count = nullptr;
-};
-
-// RowGradient of every row, one array per field so that loops can run along it.
-template <typename T>
-struct RowGradients {
-  std::vector<T> log_z;
-  std::vector<T> scale;
-  std::vector<T> count;
-
+class RowGradients {
+ public:
   RowGradients(const T* upstream, const T* stats, int64_t rows)
-      : log_z(rows), scale(rows), count(rows) {
+      : log_z_(rows), upstream_(rows), inverse_count_(rows) {
+    T lowest = std::numeric_limits<T>::infinity();
+    T highest = -lowest;
+    bool finite = true;
     for (int64_t row = 0; row < rows; ++row) {
-      const RowGradient<T> gradient = RowGradient<T>::make(
-          upstream[row], stats[kLogZ * rows + row], stats[kCount * rows + row]);
-      log_z[row] = gradient.log_z;
-      scale[row] = gradient.scale;
-      count[row] = gradient.count;
+      const T log_z = stats[kLogZ * rows + row];
+      const T count = stats[kCount * rows + row];
+      log_z_[row] = log_z;
+      upstream_[row] = count == T(0) ? T(0) : upstream[row];
+      inverse_count_[row] = count == T(0) ? T(0) : T(1) / count;
+      finite = finite && log_z - log_z == T(0);
+      lowest = std::min(lowest, log_z);
+      highest = std::max(highest, log_z);
+    }
+    if (rows > 0 && finite && highest - lowest <= kNear) {
+      const double centre = 0.5 * (static_cast<double>(lowest) + highest);
+      for (const T log_z : log_z_) {
+        row_weight_.push_back(static_cast<T>(std::exp(log_z - centre)));
+        column_weight_.push_back(static_cast<T>(std::exp(centre - log_z)));
+      }
+      return;
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      if (upstream_[row] == T(0) && inverse_count_[row] == T(0)) {
+        log_z_[row] = std::numeric_limits<T>::infinity();  // a constant loss, whatever its logits
+      }
     }
   }
 
-  RowGradient<T> operator[](int64_t row) const { return {log_z[row], scale[row], count[row]}; }
-
-  ColumnGradients<T> from(int64_t row) const {
-    return {log_z.data() + row, scale.data() + row, count.data() + row};
+  RowCoefficient<T> row(int64_t row) const {
+    return {log_z_[row], upstream_[row], inverse_count_[row]};
   }
+
+  T row_weight(int64_t row) const { return row_weight_.empty() ? T(0) : row_weight_[row]; }
+
+  ColumnCoefficients<T> from(int64_t row) const {
+    return {log_z_.data() + row, upstream_.data() + row, inverse_count_.data() + row,
+            column_weight_.empty() ? nullptr : column_weight_.data() + row};
+  }
+
+ private:
+  // Where all log Z are this close, e^kNear loses nothing to underflow: a share that matters to one
+  // row is a normal number as a share of another.
+  static constexpr T kNear = 40;
+
+  std::vector<T> log_z_;
+  std::vector<T> upstream_;       // 0 without positives
+  std::vector<T> inverse_count_;  // 0 without positives
+  std::vector<T> row_weight_;     // exp(log_z - centre), empty unless near
+  std::vector<T> column_weight_;  // exp(centre - log_z), empty unless near
 };
 
 // Gradient rows of one set of embeddings, [rows, depth]; products are added block by block.
@@ -58,35 +83,28 @@ template <typename T>
 class GradientSum {
  public:
   GradientSum(const Tensor& like, int64_t rows, int64_t depth, int64_t side)
-      : tensor_(torch::stable::new_zeros(like, {rows, depth}, scalar_type_of<T>())),
+      : tensor_(torch::stable::new_empty(like, {rows, depth}, scalar_type_of<T>())),
         data_(tensor_.mutable_data_ptr<T>()),
         depth_(depth),
         side_(side),
         started_((rows + side - 1) / side) {}
 
   // Adds coefficients [height, width] @ other [width, depth] to the rows from `row` on.
-  void add(int64_t row, const Tensor& coefficients, int64_t height, const Tensor& other,
-           std::unique_ptr<T[]>& scratch) {
-    T* target = data_ + row * depth_;
-    if (!started_[row / side_]) {
-      started_[row / side_] = true;
-      multiply(as_matrix(target, height, depth_), coefficients, other);
-      return;
-    }
-    if (!scratch) {
-      scratch.reset(new T[side_ * depth_]);
-    }
-    multiply(as_matrix(scratch.get(), height, depth_), coefficients, other);
-    const T* source = scratch.get();
-    torch::stable::parallel_for(0, height * depth_, 16384, [&](int64_t begin, int64_t end) {
-      for (int64_t e = begin; e < end; ++e) {
-        target[e] += source[e];
-      }
-    });
+  void add(int64_t row, const Tensor& coefficients, int64_t height, const Tensor& other) {
+    const bool started = started_[row / side_];
+    started_[row / side_] = true;
+    multiply(as_matrix(data_ + row * depth_, height, depth_), coefficients, other, started);
   }
 
   // As the gradient of `embeddings`, which `rows` were made of.
   Tensor finish(const Rows<T>& rows, const Tensor& embeddings) {
+    for (size_t block = 0; block < started_.size(); ++block) {
+      if (!started_[block]) {  // held against nothing
+        const int64_t begin = static_cast<int64_t>(block) * side_;
+        const int64_t end = std::min(begin + side_, embeddings.size(0));
+        std::fill(data_ + begin * depth_, data_ + end * depth_, T(0));
+      }
+    }
     rows.chain(data_);
     return converted(tensor_, embeddings.scalar_type());
   }
@@ -99,122 +117,139 @@ class GradientSum {
   std::vector<bool> started_;
 };
 
-// Turns a row of dot products into the coefficients of its pairs, 1/temperature included.
 template <typename T>
-UNIVA_INLINE void fill_coefficients(T* row_of_tile, const T* positive, int64_t count,
-                                    T inverse_temperature, const RowGradient<T>& row,
-                                    const ColumnGradients<T>& others) {
-  if (others.log_z == nullptr) {
-#pragma omp simd
-    for (int64_t c = 0; c < count; ++c) {
-      const T logit = row_of_tile[c] * inverse_temperature;
-      const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
-      row_of_tile[c] = own * inverse_temperature;
+class Backward : public GradientsTask {
+ public:
+  Backward(const ContrastiveArguments& arguments, const T* upstream, const T* stats)
+      : arguments_(arguments),
+        symmetric_(arguments.symmetric),
+        scale_(inverse_temperature<T>(arguments.options)),
+        self_weight_(static_cast<T>(arguments.options.self_weight)),
+        log_self_weight_(static_cast<T>(std::log(arguments.options.self_weight))),
+        anchors_(arguments.anchors, arguments.options.normalize),
+        contrast_(symmetric_ ? anchors_ : Rows<T>(arguments.contrast, arguments.options.normalize)),
+        positives_(arguments),
+        row_gradients_(upstream, stats, arguments.rows),
+        side_(tile_side(arguments.rows, arguments.columns)),
+        grad_anchors_(anchors_.tensor(), arguments.rows, arguments.depth, side_),
+        grad_contrast_(anchors_.tensor(), symmetric_ ? 0 : arguments.columns, arguments.depth,
+                       side_) {}
+
+  void run() override {
+    const int64_t rows = arguments_.rows;
+    const int64_t columns = arguments_.columns;
+    tile_.reset(new T[std::min(side_, rows) * std::min(side_, columns)]);
+    for (row_ = 0; row_ < rows && arguments_.depth > 0; row_ += side_) {
+      height_ = std::min(side_, rows - row_);
+      for (column_ = symmetric_ ? row_ : 0; column_ < columns; column_ += side_) {
+        width_ = std::min(side_, columns - column_);
+        add_tile();
+      }
     }
-    return;
   }
-#pragma omp simd
-  for (int64_t c = 0; c < count; ++c) {
-    const T logit = row_of_tile[c] * inverse_temperature;
-    const T own = row.scale * (vector_exp(logit - row.log_z) - positive[c] / row.count);
-    const T other =
-        others.scale[c] * (vector_exp(logit - others.log_z[c]) - positive[c] / others.count[c]);
-    row_of_tile[c] = (own + other) * inverse_temperature;
+
+  std::tuple<Tensor, Tensor> gradients() override {
+    Tensor of_anchors = grad_anchors_.finish(anchors_, arguments_.anchors);
+    if (symmetric_) {
+      return {of_anchors, torch::stable::new_empty(arguments_.anchors, {0, arguments_.depth})};
+    }
+    return {of_anchors, grad_contrast_.finish(contrast_, arguments_.contrast)};
   }
-}
 
-UNIVA_CLONES void coefficients_in_place(float* row_of_tile, const float* positive, int64_t count,
-                                        float inverse_temperature, const RowGradient<float>& row,
-                                        const ColumnGradients<float>& others) {
-  fill_coefficients(row_of_tile, positive, count, inverse_temperature, row, others);
-}
+ private:
+  bool triangular() const { return symmetric_ && row_ == column_; }
 
-void coefficients_in_place(double* row_of_tile, const double* positive, int64_t count,
-                           double inverse_temperature, const RowGradient<double>& row,
-                           const ColumnGradients<double>& others) {
-  fill_coefficients(row_of_tile, positive, count, inverse_temperature, row, others);
-}
+  void add_tile() {
+    const int64_t depth = arguments_.depth;
+    const T* row_data = anchors_.data() + row_ * depth;
+    const T* column_data = contrast_.data() + column_ * depth;
+    dot_products(tile_.get(), row_data, height_, column_data, width_, depth);
+    torch::stable::parallel_for(0, height_, row_grain(width_), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        fill_coefficients(r);
+      }
+    });
+    if (triangular()) {
+      mirror(tile_.get(), height_);
+    }
+    grad_anchors_.add(row_, as_matrix(tile_.get(), height_, width_), height_,
+                      as_matrix(column_data, width_, depth));
+    if (!triangular()) {
+      GradientSum<T>& grad_columns = symmetric_ ? grad_anchors_ : grad_contrast_;
+      grad_columns.add(column_, as_matrix(tile_.get(), width_, height_, /*transposed=*/true),
+                       width_, as_matrix(row_data, height_, depth));
+    }
+  }
+
+  // Row r of the tile; of a triangular one, what is right of its diagonal, and the self pair.
+  void fill_coefficients(int64_t r) {
+    T positive[kMaxTile];
+    T* dots = tile_.get() + r * width_;
+    const RowCoefficient<T> own = row_gradients_.row(row_ + r);
+    const int64_t self = self_column(row_ + r, arguments_.has_self, arguments_.self_offset,
+                                     arguments_.columns) - column_;
+    const bool here = self >= 0 && self < width_;
+    const T self_logit = here ? dots[self] * scale_ : T(0);
+    if (here) {
+      dots[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
+    }
+    const int64_t first = triangular() ? r + 1 : 0;
+    const int64_t count = width_ - first;
+    positives_.exclude(row_ + r, column_ + first, count, dots + first);
+    positives_.fill(row_ + r, column_ + first, count, positive);
+    if (symmetric_) {
+      coefficients_of_both(dots + first, positive, count, scale_, own,
+                           row_gradients_.row_weight(row_ + r),
+                           row_gradients_.from(column_ + first));
+    } else {
+      if (here) {
+        positive[self] = T(0);
+      }
+      coefficients_of_row(dots, positive, width_, scale_, own);
+    }
+    if (here) {
+      T share = 0;
+      if (self_weight_ > T(0) && own.inverse_count != T(0)) {
+        share = own.upstream * (std::exp(self_logit + log_self_weight_ - own.log_z) -
+                                self_weight_ * own.inverse_count);
+      }
+      dots[self] = (symmetric_ ? share + share : share) * scale_;
+    }
+  }
+
+  const ContrastiveArguments& arguments_;
+  const bool symmetric_;
+  const T scale_;
+  const T self_weight_;
+  const T log_self_weight_;
+  const Rows<T> anchors_;
+  const Rows<T> contrast_;
+  const Positives<T> positives_;
+  const RowGradients<T> row_gradients_;
+  const int64_t side_;
+  GradientSum<T> grad_anchors_;
+  GradientSum<T> grad_contrast_;
+  std::unique_ptr<T[]> tile_;
+
+  // The tile at hand.
+  int64_t row_ = 0;
+  int64_t column_ = 0;
+  int64_t height_ = 0;
+  int64_t width_ = 0;
+};
 
 }  // namespace
 
 template <typename T>
-std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arguments,
-                                                 const T* upstream, const T* stats) {
-  const int64_t rows = arguments.rows;
-  const int64_t columns = arguments.columns;
-  const int64_t depth = arguments.depth;
-  const bool symmetric = arguments.symmetric;
-  const ContrastiveOptions& options = arguments.options;
-  const Rows<T> anchors(arguments.anchors, options.normalize);
-  const Rows<T> contrast = symmetric ? anchors : Rows<T>(arguments.contrast, options.normalize);
-  const T* anchor_data = anchors.data();
-  const T* contrast_data = contrast.data();
-  const Positives positives(arguments);
-  const RowGradients<T> gradients(upstream, stats, rows);
-  const T scale = inverse_temperature<T>(options);
-  const T self_weight = static_cast<T>(options.self_weight) * positive_scale<T>();
-  const T log_self_weight = static_cast<T>(std::log(options.self_weight));
-
-  const int64_t side = tile_side<T>(depth);
-  GradientSum<T> grad_anchors(anchors.tensor(), rows, depth, side);
-  GradientSum<T> grad_contrast(anchors.tensor(), symmetric ? 0 : columns, depth, side);
-  GradientSum<T>& grad_columns = symmetric ? grad_anchors : grad_contrast;
-  const std::unique_ptr<T[]> tile(new T[std::min(side, rows) * std::min(side, columns)]);
-  std::unique_ptr<T[]> scratch;
-  for (int64_t row = 0; row < rows && depth > 0; row += side) {
-    const int64_t height = std::min(side, rows - row);
-    const Tensor row_block = as_matrix(anchor_data + row * depth, height, depth);
-    for (int64_t column = symmetric ? row : 0; column < columns; column += side) {
-      const int64_t width = std::min(side, columns - column);
-      const Tensor column_block = as_matrix(contrast_data + column * depth, width, depth);
-      dot_products(tile.get(), anchor_data + row * depth, height, contrast_data + column * depth,
-                   width, depth);
-      if (symmetric && column == row) {
-        mirror(tile.get(), height);
-      }
-      const auto fill_rows = [&](int64_t begin, int64_t end) {
-        T positive[kMaxTile];
-        for (int64_t r = begin; r < end; ++r) {
-          T* values = tile.get() + r * width;
-          const RowGradient<T> gradient = gradients[row + r];
-          const int64_t self = self_column(row + r, arguments.has_self, arguments.self_offset,
-                                           columns) - column;
-          const bool here = self >= 0 && self < width;
-          const T self_logit = here ? values[self] * scale : T(0);
-          positives.fill(row + r, column, width, positive, values);
-          if (here) {
-            values[self] = negative_infinity<T>();  // may lie far above log Z: no exponent for it
-          }
-          coefficients_in_place(values, positive, width, scale, gradient,
-                                symmetric ? gradients.from(column) : ColumnGradients<T>{});
-          if (here) {
-            const T own =
-                self_weight > T(0)
-                    ? gradient.coefficient(self_logit + log_self_weight, self_weight)
-                    : T(0);
-            values[self] = (symmetric ? own + own : own) * scale;
-          }
-        }
-      };
-      torch::stable::parallel_for(0, height, row_grain(width), fill_rows);
-      grad_anchors.add(row, as_matrix(tile.get(), height, width), height, column_block, scratch);
-      if (!symmetric || column != row) {
-        grad_columns.add(column, as_matrix(tile.get(), width, height, /*transposed=*/true), width,
-                         row_block, scratch);
-      }
-    }
-  }
-  Tensor of_anchors = grad_anchors.finish(anchors, arguments.anchors);
-  if (symmetric) {
-    return {of_anchors, torch::stable::new_empty(arguments.anchors, {0, depth})};
-  }
-  return {of_anchors, grad_contrast.finish(contrast, arguments.contrast)};
+std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments& arguments,
+                                              const T* upstream, const T* stats) {
+  return std::make_unique<Backward<T>>(arguments, upstream, stats);
 }
 
-template std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments&,
-                                                          const float*, const float*);
-template std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments&,
-                                                          const double*, const double*);
+template std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments&, const float*,
+                                                       const float*);
+template std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments&, const double*,
+                                                       const double*);
 
 std::tuple<Tensor, Tensor> contrastive_backward(
     const Tensor& grad_losses, const Tensor& anchors, const OptionalTensor& contrast,
@@ -229,12 +264,13 @@ std::tuple<Tensor, Tensor> contrastive_backward(
                         {learned_temperature, temperature, radius, sigma, self_weight, self_offset,
                          exclude_groups, normalize});
   const auto [upstream, kept] = check_contrastive_backward(arguments, grad_losses, stats);
-  if (kept.scalar_type() == ScalarType::Double) {
-    return contrastive_gradients(arguments, upstream.const_data_ptr<double>(),
-                                 kept.const_data_ptr<double>());
-  }
-  return contrastive_gradients(arguments, upstream.const_data_ptr<float>(),
-                               kept.const_data_ptr<float>());
+  const auto task = kept.scalar_type() == ScalarType::Double
+                        ? gradients_task(arguments, upstream.const_data_ptr<double>(),
+                                         kept.const_data_ptr<double>())
+                        : gradients_task(arguments, upstream.const_data_ptr<float>(),
+                                         kept.const_data_ptr<float>());
+  task->run();
+  return task->gradients();
 }
 
 }  // namespace univa::cpu

@@ -1,6 +1,7 @@
 // Tiles of logits on the CPU: plain memory seen as tensors, so that torch's own BLAS multiplies it.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -29,28 +30,21 @@ Tensor as_matrix(const T* data, int64_t rows, int64_t columns, bool transposed =
                                   scalar_type_of<T>());
 }
 
-// out = a @ b. The out variant on purpose: autocast casts the arguments of aten::mm, not of this.
-inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
-                                    torch::stable::detail::from(out)};
+// out = a @ b, or out += a @ b. Straight to the CPU's kernel: no dispatch, no autocast.
+inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add = false) {
   TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  (void)torch::stable::detail::to<Tensor>(stack[0]);  // `out` again: release the handle
+      aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1.0 : 0.0, 1.0));
 }
 
 // The largest tile side, in rows and in columns.
 constexpr int64_t kMaxTile = 1024;
 
-// Tile side for embeddings of `depth` columns: one tile of logits and two [side, depth] products
-// stay within 16 MiB. Forward and backward use the same, so that they see the same logits.
-template <typename T>
-int64_t tile_side(int64_t depth) {
-  constexpr int64_t budget = (int64_t{16} << 20) / static_cast<int64_t>(sizeof(T));
-  int64_t side = kMaxTile;
-  while (side > 16 && side * side + 2 * side * depth > budget) {
-    side /= 2;
-  }
-  return side;
+// Tile side for `rows` x `columns` pairs. Small tiles waste little of the diagonal ones, of which
+// half is not needed, and stay in cache; large ones are multiplied faster. Forward and backward
+// take the same, so that they see the same logits.
+inline int64_t tile_side(int64_t rows, int64_t columns) {
+  const int64_t pairs = std::min(rows, columns);
+  return pairs >= 4096 ? 512 : pairs >= 512 ? 256 : 128;
 }
 
 // The tensor itself where it already has the type, else a converted copy.
@@ -82,18 +76,7 @@ void transpose_block(T* out, int64_t out_stride, const T* in, int64_t in_stride,
   }
 }
 
-// out [columns, rows] = in [rows, columns], whose rows are `stride` apart, transposed, for at most
-// kBlock columns.
-template <typename T>
-void transpose(T* out, const T* in, int64_t stride, int64_t rows, int64_t columns) {
-  for (int64_t row = 0; row < rows; row += kBlock) {
-    transpose_block(out + row, rows, in + row * stride, stride, std::min(kBlock, rows - row),
-                    columns);
-  }
-}
-
-// Takes the part of a square tile below its diagonal from that above. BLAS may round a . b and b . a
-// apart, and of a set against itself forward and backward have to see one number.
+// Takes the part of a square tile below its diagonal from that above.
 template <typename T>
 void mirror(T* tile, int64_t side) {
   const auto run = [&](int64_t begin, int64_t end) {

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <numeric>
 #include <vector>
 
 #include "cpu/contrastive.h"
@@ -83,6 +85,24 @@ double mean_rows_of(const ObjectiveArguments& arguments, const T* stats) {
                    arguments.rows);
 }
 
+// The modalities' contrastive terms: side by side where they are small, so that the threads are
+// woken once, else one after the other with all threads on each.
+template <typename Tasks>
+void run_all(const ObjectiveArguments& arguments, const Tasks& tasks) {
+  constexpr int64_t kSmall = 128;
+  const auto run = [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      tasks[m]->run();
+    }
+  };
+  const int64_t count = static_cast<int64_t>(tasks.size());
+  if (arguments.rows <= kSmall) {
+    torch::stable::parallel_for(0, count, 1, run);
+  } else {
+    run(0, count);
+  }
+}
+
 template <typename T>
 void forward(const ObjectiveArguments& arguments, T* terms, T* stats) {
   const int64_t rows = arguments.rows;
@@ -113,14 +133,18 @@ void forward(const ObjectiveArguments& arguments, T* terms, T* stats) {
                         similarity.template const_data_ptr<T>());
   }
   double total = (1 - arguments.alpha) * (classification + prior);
-  std::vector<T> losses(rows);
-  for (size_t m = 0; m < arguments.modalities.size(); ++m) {
+  const size_t modalities = arguments.modalities.size();
+  std::vector<T> losses(modalities * rows);
+  std::vector<std::unique_ptr<Task>> tasks;
+  for (size_t m = 0; m < modalities; ++m) {
+    tasks.push_back(losses_task(arguments.modalities[m], losses.data() + m * rows,
+                                stats + m * kStatsRows * rows));
+  }
+  run_all(arguments, tasks);
+  for (size_t m = 0; m < modalities; ++m) {
     T* own = stats + static_cast<int64_t>(m) * kStatsRows * rows;
-    contrastive_losses(arguments.modalities[m], losses.data(), own);
-    double sum = 0;
-    for (const T loss : losses) {
-      sum += loss;
-    }
+    const double sum = std::accumulate(losses.begin() + m * rows, losses.begin() + (m + 1) * rows,
+                                       0.0);
     const double contrastive = sum / mean_rows_of(arguments, own);
     terms[kContrastive + m] = static_cast<T>(contrastive);
     total += arguments.shares[m] * contrastive;
@@ -208,19 +232,24 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   logit_gradients(arguments, upstream, grad_logits.mutable_data_ptr<T>(),
                   grad_similarity.mutable_data_ptr<T>());
 
-  std::vector<Tensor> grad_embeddings;
-  std::vector<T> per_row(rows);
+  const size_t modalities = arguments.modalities.size();
+  std::vector<T> per_row(modalities * rows);
+  std::vector<std::unique_ptr<GradientsTask>> tasks;
   double by_inverse = 0;  // tau times the gradient of the temperature, sign turned
-  for (size_t m = 0; m < arguments.modalities.size(); ++m) {
+  for (size_t m = 0; m < modalities; ++m) {
     const T* own = stats + static_cast<int64_t>(m) * kStatsRows * rows;
     const double mean_upstream =
         upstream.modality(m, arguments.shares[m]) / mean_rows_of(arguments, own);
     for (int64_t row = 0; row < rows; ++row) {
-      per_row[row] = static_cast<T>(mean_upstream);
+      per_row[m * rows + row] = static_cast<T>(mean_upstream);
       by_inverse += mean_upstream * own[kLogitGap * rows + row];  // 0 without positives
     }
-    grad_embeddings.push_back(
-        std::get<0>(contrastive_gradients(arguments.modalities[m], per_row.data(), own)));
+    tasks.push_back(gradients_task(arguments.modalities[m], per_row.data() + m * rows, own));
+  }
+  run_all(arguments, tasks);
+  std::vector<Tensor> grad_embeddings;
+  for (const auto& task : tasks) {
+    grad_embeddings.push_back(std::get<0>(task->gradients()));
   }
   const bool learned = arguments.learned_temperature.has_value();
   Tensor grad_temperature = learned

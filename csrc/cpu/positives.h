@@ -6,14 +6,42 @@
 
 #include "arguments.h"
 #include "cpu/matrix.h"
-#include "cpu/vector_exp.h"
 #include "univa/positives.h"
 
 namespace univa::cpu {
 
+// One point and the first of the columns it is held against, whose coordinates lie as [p, M].
+template <typename U>
+struct Points {
+  const U* point;    // [p]
+  const U* columns;  // coordinate d of column c: columns[d * stride + c]
+  int64_t stride;
+  int64_t dimensions;
+};
+
+template <typename T, typename U>
+struct PositiveRule {
+  bool gaussian;
+  T factor;     // gaussian: k = exp(factor d^2), in the type of the logits
+  U threshold;  // else: k = 1 where d^2 < threshold, in the type of the coordinates
+};
+
+// positive[c] = k of the point and column c.
+void positive_weights(const Points<float>&, const PositiveRule<float, float>&, int64_t count,
+                      float* positive);
+void positive_weights(const Points<double>&, const PositiveRule<float, double>&, int64_t count,
+                      float* positive);
+void positive_weights(const Points<float>&, const PositiveRule<double, float>&, int64_t count,
+                      double* positive);
+void positive_weights(const Points<double>&, const PositiveRule<double, double>&, int64_t count,
+                      double* positive);
+
+// T: the type of the logits.
+template <typename T>
 class Positives {
  public:
-  explicit Positives(const ContrastiveArguments& arguments) : arguments_(arguments) {
+  explicit Positives(const ContrastiveArguments& arguments)
+      : excludes_(arguments.options.exclude_groups) {
     if (arguments.anchor_coordinates.scalar_type() == ScalarType::Double) {
       double_.prepare(arguments);
     } else {
@@ -25,81 +53,70 @@ class Positives {
     }
   }
 
-  // positive[c] = k of row and column begin + c, times positive_scale, for count <= kMaxTile
-  // columns. Where the pair is none, that is 0 and dots[c] becomes -inf, which no sum takes up.
-  template <typename T>
-  void fill(int64_t row, int64_t begin, int64_t count, T* positive, T* dots) const {
+  // dots[c] = -inf, which no sum takes up, where row and column begin + c are no pair at all.
+  void exclude(int64_t row, int64_t begin, int64_t count, T* dots) const {
+    if (!excludes_ || row_groups_ == nullptr) {
+      return;
+    }
+    const int64_t group = row_groups_[row];
+    const int64_t* groups = column_groups_ + begin;
+    for (int64_t c = 0; c < count; ++c) {
+      dots[c] = groups[c] == group ? -std::numeric_limits<T>::infinity() : dots[c];
+    }
+  }
+
+  // positive[c] = k of row and column begin + c; 0 where they are no pair.
+  void fill(int64_t row, int64_t begin, int64_t count, T* positive) const {
     if (double_.rows != nullptr) {
-      double_.fill(arguments_, row, begin, count, positive);
+      double_.fill(row, begin, count, positive);
     } else {
-      float_.fill(arguments_, row, begin, count, positive);
+      float_.fill(row, begin, count, positive);
     }
     if (row_groups_ == nullptr) {
       return;
     }
     const int64_t group = row_groups_[row];
     const int64_t* groups = column_groups_ + begin;
-    if (arguments_.options.exclude_groups) {
-      constexpr T kNone = -std::numeric_limits<T>::infinity();
-      for (int64_t c = 0; c < count; ++c) {
-        positive[c] = groups[c] == group ? T(0) : positive[c];
-        dots[c] = groups[c] == group ? kNone : dots[c];
-      }
-    } else {
-      for (int64_t c = 0; c < count; ++c) {
-        positive[c] = groups[c] == group ? positive_scale<T>() : positive[c];
-      }
+    const T of_same = excludes_ ? T(0) : T(1);
+    for (int64_t c = 0; c < count; ++c) {
+      positive[c] = groups[c] == group ? of_same : positive[c];
     }
   }
 
  private:
-  // The coordinates in their own type; the columns' ones as [p, M], so that loops run along them.
-  // A gaussian's exponential is in T, that of the logits.
+  // The coordinates in their own type.
   template <typename U>
   struct Coordinates {
     const U* rows = nullptr;
     std::vector<U> columns;
-    U threshold = 0;
+    int64_t stride = 0;
+    int64_t dimensions = 0;
+    PositiveRule<T, U> rule{};
 
     void prepare(const ContrastiveArguments& arguments) {
+      const double sigma = arguments.options.sigma;
       rows = static_cast<const U*>(arguments.anchor_coordinates.const_data_ptr());
+      stride = arguments.columns;
+      dimensions = arguments.dimensions;
+      rule.gaussian = sigma > 0;
+      rule.factor = rule.gaussian ? gaussian_factor<T>(sigma) : T(0);
+      rule.threshold = squared_threshold(static_cast<U>(arguments.options.radius));
       const U* source = static_cast<const U*>(arguments.contrast_coordinates.const_data_ptr());
-      threshold = squared_threshold(static_cast<U>(arguments.options.radius));
-      columns.resize(arguments.dimensions * arguments.columns);
-      for (int64_t c = 0; c < arguments.columns; ++c) {
-        for (int64_t d = 0; d < arguments.dimensions; ++d) {
-          columns[d * arguments.columns + c] = source[c * arguments.dimensions + d];
+      columns.resize(dimensions * stride);
+      for (int64_t c = 0; c < stride; ++c) {
+        for (int64_t d = 0; d < dimensions; ++d) {
+          columns[d * stride + c] = source[c * dimensions + d];
         }
       }
     }
 
-    template <typename T>
-    void fill(const ContrastiveArguments& arguments, int64_t row, int64_t begin, int64_t count,
-              T* positive) const {
-      U squared[kMaxTile];
-      std::fill(squared, squared + count, U(0));
-      for (int64_t d = 0; d < arguments.dimensions; ++d) {
-        const U coordinate = rows[row * arguments.dimensions + d];
-        const U* others = columns.data() + d * arguments.columns + begin;
-        for (int64_t c = 0; c < count; ++c) {
-          squared[c] = add_squared_difference(squared[c], coordinate, others[c]);
-        }
-      }
-      if (arguments.options.sigma > 0) {
-        const T factor = gaussian_factor<T>(arguments.options.sigma);
-        for (int64_t c = 0; c < count; ++c) {
-          positive[c] = static_cast<T>(squared[c]) * factor;
-        }
-        scaled_exp_in_place(positive, count, positive_scale<T>());
-        return;
-      }
-      for (int64_t c = 0; c < count; ++c) {
-        positive[c] = squared[c] < threshold ? positive_scale<T>() : T(0);
-      }
+    void fill(int64_t row, int64_t begin, int64_t count, T* positive) const {
+      positive_weights({rows + row * dimensions, columns.data() + begin, stride, dimensions}, rule,
+                       count, positive);
     }
   };
 
-  const ContrastiveArguments& arguments_;
+  bool excludes_;
   Coordinates<float> float_;
   Coordinates<double> double_;
   const int64_t* row_groups_ = nullptr;

@@ -76,9 +76,10 @@ __global__ void __launch_bounds__(kThreads)
       theirs.sum_ks = shared[4][other];
       state.merge(theirs);
     }
+    state.drop_vanishing_positives(least_count<A>());
     losses[row] = state.loss();
     stats[kLogZ * problem.rows + row] = state.log_z();
-    stats[kCount * problem.rows + row] = state.sum_k / positive_scale<A>();
+    stats[kCount * problem.rows + row] = state.sum_k;
     stats[kPositiveMean * problem.rows + row] = state.positive_mean();
     stats[kLogitGap * problem.rows + row] = state.logit_gap();
   }

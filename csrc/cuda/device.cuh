@@ -86,12 +86,12 @@ __device__ __forceinline__ A positive_weight_of(const ContrastiveProblem& proble
   }
   if (problem.gaussian) {
     const A exponent = static_cast<A>(squared) * static_cast<A>(problem.gaussian_factor);
-    return std::exp(exponent) * positive_scale<A>();
+    return std::exp(exponent);
   }
-  return squared < static_cast<U>(problem.squared_threshold) ? positive_scale<A>() : A(0);
+  return squared < static_cast<U>(problem.squared_threshold) ? A(1) : A(0);
 }
 
-// k of anchor `row` and contrast `column`, not of one group, times positive_scale.
+// k of anchor `row` and contrast `column`, not of one group.
 template <typename A>
 __device__ __forceinline__ A positive_weight(const ContrastiveProblem& problem, int64_t row,
                                              int64_t column) {
@@ -107,8 +107,7 @@ __device__ __forceinline__ A inverse_temperature_of(const ContrastiveProblem& pr
              : A(1) / *static_cast<const A*>(problem.learned_temperature);
 }
 
-// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij, times
-// positive_scale. Where `counts` is false there is no such pair.
+// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij. Where `counts` is false there is no such pair.
 template <typename A>
 struct Pair {
   A logit;
@@ -123,12 +122,12 @@ __device__ __forceinline__ Pair<A> make_pair(const ContrastiveProblem& problem, 
   const A logit = rounded_product(dot, inverse_temperature);
   if (column == self_column(row, problem.has_self, problem.self_offset, problem.columns)) {
     const A z = rounded_sum(logit, static_cast<A>(problem.log_self_weight));
-    const A weight = static_cast<A>(problem.self_weight) * positive_scale<A>();
+    const A weight = static_cast<A>(problem.self_weight);
     return {logit, z, weight, problem.self_weight > 0.0};
   }
   if (problem.anchor_groups != nullptr &&
       problem.anchor_groups[row] == problem.contrast_groups[column]) {
-    return {logit, logit, positive_scale<A>(), !problem.exclude_groups};
+    return {logit, logit, A(1), !problem.exclude_groups};
   }
   return {logit, logit, positive_weight<A>(problem, row, column), true};
 }

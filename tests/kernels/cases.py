@@ -44,10 +44,10 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, max_n: int = 40, max_d: int = 24) -> Case:
+def cases(draw: st.DrawFn, *, min_n: int = 1, max_n: int = 40, max_d: int = 24) -> Case:
     """Any combination of options, sizes that are no multiple of anything, ties in coordinates."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    n, d, p = draw(st.integers(1, max_n)), draw(st.integers(1, max_d)), draw(st.integers(1, 8))
+    n, d, p = draw(st.integers(min_n, max_n)), draw(st.integers(1, max_d)), draw(st.integers(1, 8))
     scale = draw(st.sampled_from([0.1, 1.0, 3.0]))
     coordinate_dtype = draw(st.sampled_from([torch.float32, torch.float64]))
 
@@ -69,7 +69,7 @@ def cases(draw: st.DrawFn, *, max_n: int = 40, max_d: int = 24) -> Case:
         extra["temperature"] = torch.tensor(options.pop("temperature"), dtype=torch.float64)
     m = n
     if draw(st.booleans()):
-        m = draw(st.integers(1, max_n))
+        m = draw(st.integers(min_n, max_n))
         extra["contrast_embeddings"] = scale * torch.randn(
             m, d, generator=generator, dtype=torch.float64
         )

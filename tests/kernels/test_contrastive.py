@@ -20,6 +20,30 @@ def test_matches_the_truth(backend, case, dtype):
     check(case, backend, dtype)
 
 
+@settings(max_examples=15, deadline=None)
+@given(case=cases(min_n=130, max_n=420), dtype=st.sampled_from([torch.float64, torch.float32]))
+def test_matches_the_truth_over_several_tiles(backend, case, dtype):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("smallest", [1e-3, 1.0])
+def test_rows_of_very_different_lengths(backend, learned, dtype, smallest):
+    # Maxima and log Z so far apart that one exponential cannot serve a row and a column.
+    generator = torch.Generator().manual_seed(11)
+    rows = torch.randn(300, 6, generator=generator).double()
+    rows = rows * torch.logspace(0, 2, 300)[torch.randperm(300, generator=generator), None]
+    rows[::3] *= smallest
+    options = {"radius": 0.3, "self_weight": 0.5}
+    extra = {}
+    if learned:
+        extra["temperature"] = torch.tensor(0.5, dtype=torch.float64)
+    else:
+        options["temperature"] = 0.5
+    check(Case(rows, torch.rand(300, 2, generator=generator), options, extra), backend, dtype)
+
+
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 70), (513, 1025, 33), (1, 1, 1), (2, 2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_larger_than_a_block(backend, n, m, d, dtype, monkeypatch):

@@ -26,8 +26,12 @@ def contrastive_losses(
     group_pairs: str = "positive",
     self_weight: float = 0.0,
     normalize: bool = False,
+    least_count: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each anchor [N] (0 without positives) and the weight of its positives [N]."""
+    """Loss of each anchor [N] (0 without positives) and the weight of its positives [N].
+
+    least_count: positives that weigh less in sum are none.
+    """
     if contrast_embeddings is None:
         contrast_embeddings, contrast_coordinates = embeddings, coordinates
         contrast_groups, self_offset = groups, 0
@@ -61,6 +65,7 @@ def contrastive_losses(
     log_w = math.log(self_weight) if self_weight else -math.inf
     counted = torch.where(own, logits + log_w, logits.masked_fill(gone & ~own, -math.inf))
     count = k.sum(1)
+    count = torch.where(count < least_count, 0, count)
     some = count > 0
     # A row of nothing but -inf would put NaN into the gradient; it has no positives anyway.
     log_z = counted.masked_fill(~some[:, None], 0).logsumexp(1) if m else logits.new_zeros(n)

@@ -12,11 +12,11 @@
 
 namespace univa {
 
-// Sums and gradients take k_ij multiplied by this power of two, which is exact: far out in the tail
-// of gaussian positives k_ij and n_i are subnormal, where products round and 1 / n_i is infinite.
+// A row whose n_i is below this has no positives. Far out in the tail of gaussian positives k_ij are
+// subnormal and mostly rounding; from here on what they add to n_i is too little to matter.
 template <typename T>
-UNIVA_HD constexpr T positive_scale() {
-  return sizeof(T) == sizeof(double) ? static_cast<T>(0x1p256) : static_cast<T>(0x1p40);
+UNIVA_HD constexpr T least_count() {
+  return sizeof(T) == sizeof(double) ? static_cast<T>(0x1p-960) : static_cast<T>(0x1p-100);
 }
 
 // sum + (a - b)^2. A fused multiply-add would move pairs that lie on the radius.

@@ -25,14 +25,14 @@ struct RowState {
   T maximum = negative_infinity<T>();  // max z_ij; never NaN, -inf while there is no pair
   T sum_e = 0;                         // sum e_j
   T sum_es = 0;                        // sum e_j (s_ij - shift)
-  T sum_k = 0;                         // sum k_ij, both multiplied by positive_scale
+  T sum_k = 0;                         // sum k_ij
   T sum_ks = 0;                        // sum k_ij (s_ij - shift)
 
   // What logits are relative to. Zero instead of -inf keeps -inf - -inf away.
   UNIVA_HD T shift() const { return maximum == negative_infinity<T>() ? T(0) : maximum; }
 
   // Adds one pair. A self pair of weight 0 must not be pushed: it would take part in the maximum.
-  // A NaN is no maximum but makes sum_e NaN. weight: k_ij positive_scale.
+  // A NaN is no maximum but makes sum_e NaN. weight: k_ij.
   UNIVA_HD void push(T logit, T z, T weight) {
     if (z > maximum) {
       const T scale = std::exp(maximum - z);  // exp(-inf) = 0 at the first pair
@@ -66,6 +66,14 @@ struct RowState {
   // infinite one must not count.
   UNIVA_HD T moved(T sum, T weights, T to) const {
     return weights == T(0) ? sum : sum + weights * (shift() - to);
+  }
+
+  // Before anything is read: positives that weigh less than `least` in sum are none.
+  UNIVA_HD void drop_vanishing_positives(T least) {
+    if (sum_k < least) {
+      sum_k = 0;
+      sum_ks = 0;
+    }
   }
 
   UNIVA_HD T log_z() const {
