@@ -230,7 +230,9 @@ def _utterances(
     for name, split in corpus.splits.items():
         others = split.utterances if vectors is None else vectors.splits[name].utterances
         for utterance, other in zip(split.utterances, others, strict=True):
-            scores: dict[str, tuple[float, float]] = {**utterance.coordinates}
+            scores: dict[str, tuple[float, float]] = {
+                str(modality): point for modality, point in utterance.coordinates.items()
+            }
             if vectors is not None:
                 scores["text_vectors"] = other.coordinates["text"]
             yield {

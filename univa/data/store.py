@@ -111,7 +111,7 @@ class Shard:
             raise UserError(f"{self.path}: not of the shape in the manifest; {_MEND}")
         start = 8 + length + entry["data_offsets"][0]
         shape = (self.rows, self.size)
-        return np.memmap(self.path, self.dtype, "r", start, shape)  # type: ignore[call-overload]
+        return np.memmap(self.path, self.dtype, "r", start, shape)
 
 
 def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
