@@ -2,13 +2,14 @@
 # make demo    train on the embedded synthetic corpus
 # make test    lint, types, tests, doctests
 # make kernel-report   registers, spills and tensor-core instructions of the GPU kernels
+# make sanitize  the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make bench-cpu   the losses on this CPU: table, benchmarks/results/cpu.json, docs/figures/cpu.svg
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test bench-cpu kernel-report clean
+.PHONY: setup demo test sanitize bench-cpu kernel-report clean
 
 # setup.py knows what is out of date, so it is always asked.
 setup: $(VENV)/.packages
@@ -23,6 +24,9 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/mypy --strict -p univa_kernels
 	$(BIN)/python -m pytest tests univa univa_kernels --doctest-modules
+
+sanitize: setup
+	scripts/sanitize.sh $(BIN)/python
 
 bench-cpu: setup
 	$(BIN)/python -m pytest benchmarks/test_cpu.py -q --benchmark-disable-gc --benchmark-json build/bench-cpu.json >build/bench-cpu.log || (tail -50 build/bench-cpu.log; exit 1)

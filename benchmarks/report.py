@@ -2,7 +2,8 @@
 
     python -m benchmarks.report RAW.json benchmarks/results/cpu.json docs/figures/cpu.svg
 
-Prints the table; keeps medians, ratios and the machine in the second file; draws the third.
+Prints the table, and writes it beside the second file, which keeps medians, ratios and the machine;
+draws the third.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ def main() -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(run, indent=1) + "\n")
     draw(run, plot)
+    kept.with_suffix(".md").write_text(table(run) + "\n")
     print(table(run))
 
 

@@ -32,8 +32,8 @@ UNIVA_INLINE float vector_exp(float x) {
   std::memcpy(&bits, &shifted, sizeof bits);
   const int32_t exponent = bits - 0x4B400000;  // the bit pattern of kRound
   const int32_t half = exponent >> 1;
-  const int32_t low = (half + 127) * (int32_t{1} << 23);
-  const int32_t high = (exponent - half + 127) * (int32_t{1} << 23);
+  const uint32_t low = static_cast<uint32_t>(half + 127) << 23;  // any bits will do for a NaN
+  const uint32_t high = static_cast<uint32_t>(exponent - half + 127) << 23;
   float a;
   float b;
   std::memcpy(&a, &low, sizeof a);
@@ -46,7 +46,7 @@ UNIVA_INLINE float vector_exp(float x) {
 UNIVA_INLINE double vector_exp(double x) {
   x = x < -746.0 ? -746.0 : x;
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  constexpr int64_t kRoundBits = 0x4338000000000000;
+  constexpr uint64_t kRoundBits = 0x4338000000000000;
   const double n = (x * 1.44269504088896340736 + kRound) - kRound;
   const double r = (x - n * 6.93147180369123816490e-1) - n * 1.90821492927058770002e-10;
   double p = 1.0 / 6227020800.0;
@@ -65,8 +65,8 @@ UNIVA_INLINE double vector_exp(double x) {
   p = p + 1.0;
   const double half = n * 0.5 + kRound;
   const double rest = (n - (half - kRound)) + kRound;
-  int64_t low;
-  int64_t high;
+  uint64_t low;
+  uint64_t high;
   std::memcpy(&low, &half, sizeof low);
   std::memcpy(&high, &rest, sizeof high);
   low = (low - kRoundBits + 1023) << 52;

@@ -1,5 +1,7 @@
 """The contrastive loss of every backend against a float64 truth over all pairs."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -183,14 +185,19 @@ def test_second_derivatives_work_or_are_refused(backend):
                 first.sum().backward()
 
 
-def test_same_bits_on_every_repeat(backend):
-    embeddings = torch.randn(200, 32, requires_grad=True)
-    coordinates = torch.rand(200, 2)
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("size", [200, 1100])
+def test_same_bits_on_every_repeat(backend, size, threads, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(size)
+    embeddings = torch.randn(size, 32, generator=generator).double()
+    case = Case(embeddings, torch.rand(size, 2, generator=generator), {"temperature": 0.7})
+    check(case, backend, torch.float32)
     results = []
-    with use_backend(backend):
-        for _ in range(3):
-            loss = va_supcon_loss(embeddings, coordinates)
-            results.append((loss, *torch.autograd.grad(loss, embeddings)))
+    for _ in range(3):
+        outcome = evaluate(case, backend, torch.float32)
+        results.append((outcome.losses, *outcome.grads.values()))
     assert all(
         torch.equal(a, b) for run in results[1:] for a, b in zip(run, results[0], strict=True)
     )
