@@ -41,6 +41,7 @@ CXX_FLAGS += ["-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-tra
 CXX_FLAGS += ["-Wall", "-Wextra"]
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr"]
 NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+NVCC_FLAGS += ["-Xptxas", "-v"]  # kept beside the object: benchmarks/cuda_resources.py
 
 
 class BuildFailure(Exception):
@@ -273,19 +274,24 @@ class Compilation:
         report(f"compiling {self.source.relative_to(ROOT)}")
         command = [*self.command, "-MMD", "-MF", str(self._dependencies)]
         failure = CudaFailure if self.source.suffix == ".cu" else BuildFailure
-        execute([*command, "-c", str(self.source), "-o", str(self.object)], failure)
+        said = execute([*command, "-c", str(self.source), "-o", str(self.object)], failure)
+        if self.source.suffix == ".cu":
+            self.object.with_suffix(".ptxas").write_text(said)
         self._stamp.write_text(json.dumps([*self.command, self.salt]))
 
 
-def execute(command: list[str], failure: type[BuildFailure] = BuildFailure) -> None:
-    """Runs a compiler or linker; raises `failure` with what it said."""
+def execute(command: list[str], failure: type[BuildFailure] = BuildFailure) -> str:
+    """Runs a compiler or linker and returns what it said; raises `failure` with that."""
     run = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if run.returncode != 0:
         raise failure(f"{shlex.join(command)}\n{run.stdout.strip()}")
-    if run.stdout.strip():
-        print(run.stdout.rstrip(), file=sys.stderr, flush=True)
+    # ptxas tells of every kernel's registers; whoever builds need not see that.
+    rest = re.sub(r"(?m)^(ptxas info .*|.* bytes stack frame.*)\n?", "", run.stdout)
+    if rest.strip():
+        print(rest.rstrip(), file=sys.stderr, flush=True)
+    return run.stdout
 
 
 class BuildExtension(build_ext):

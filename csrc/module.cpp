@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/plan.h"
 #include "cuda/stream.h"
 
 namespace py = pybind11;
@@ -47,12 +48,64 @@ py::dict build_info() {
   return info;
 }
 
+using univa::cuda::Type;
+
+const std::vector<std::pair<std::string, Type>>& types() {
+  static const std::vector<std::pair<std::string, Type>> list{{"float32", Type::kFloat},
+                                                              {"float64", Type::kDouble},
+                                                              {"bfloat16", Type::kBFloat16},
+                                                              {"float16", Type::kHalf}};
+  return list;
+}
+
+// Up to which sizes the CUDA backend takes one launch for an objective.
+py::list launch_table() {
+  py::list table;
+  for (const auto& [name, type] : types()) {
+    const univa::cuda::FusedLimit limit = univa::cuda::kFusedLimits[static_cast<int>(type)];
+    py::dict row;
+    row["dtype"] = name;
+    row["rows"] = limit.rows;
+    row["depth"] = limit.depth;
+    row["labels"] = univa::cuda::kFusedLabels;
+    row["predictions"] = univa::cuda::kFusedPredictions;
+    row["modalities"] = univa::cuda::kFusedModalities;
+    table.append(row);
+  }
+  return table;
+}
+
+py::dict launch_plan(const std::string& dtype, int64_t rows, int64_t depth, int64_t labels,
+                     int64_t modalities, int64_t shared_limit) {
+  for (const auto& [name, type] : types()) {
+    if (name == dtype) {
+      const univa::cuda::Plan plan =
+          univa::cuda::plan_objective(type, rows, depth, labels, modalities, shared_limit);
+      py::dict result;
+      result["one_launch"] = plan.fused;
+      result["blocks"] = plan.fused ? modalities * plan.blocks + 1 : 0;
+      result["threads"] = plan.fused ? univa::cuda::kFusedThreads : 0;
+      result["shared_bytes"] = plan.shared_bytes;
+      return result;
+    }
+  }
+  throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got " + dtype);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled ops of univa_kernels, registered as torch.ops.univa when imported.";
   module.def("build_info", &build_info,
              "What the extension was built with: versions, compiler, CUDA architectures.");
+  module.def("launch_table", &launch_table,
+             "Up to which sizes the CUDA backend serves an objective in one launch each way.");
+  module.def("launch_plan", &launch_plan, py::arg("dtype"), py::arg("rows"), py::arg("depth"),
+             py::arg("labels"), py::arg("modalities") = 3, py::arg("shared_limit") = 232448,
+             "How the CUDA backend serves an objective of these sizes. Needs no GPU; shared_limit "
+             "is what a block of it can have, in bytes.");
+  module.def("tensor_float32_allowed", &univa::cuda::tensor_float32_allowed,
+             "Whether torch's setting lets the CUDA backend multiply float32 as TF32.");
   module.def("cuda_stream_found", &univa::cuda::stream_function_found,
              "Whether the loaded torch can tell its current CUDA stream. Needs no GPU.");
 }

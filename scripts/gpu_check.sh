@@ -6,7 +6,9 @@
 # Needs Python 3.11 or later with a CUDA build of torch 2.11 or later, pybind11, setuptools 77 or
 # later, pytest and hypothesis; nvcc; a C++ compiler. Uses no network, makes no environment and
 # installs nothing. Builds the extension in place for the GPU that is there (TORCH_CUDA_ARCH_LIST
-# says otherwise), then runs the tests marked gpu and the kernel tests. Exit status 0: all passed.
+# says otherwise), then runs the tests marked gpu and the kernel tests; compute-sanitizer, where there
+# is one, over a short list of cases; and the loss at training batch sizes, whose figures go to
+# benchmarks/results/. Exit status 0: all passed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
@@ -78,6 +80,21 @@ say "Kernel tests, the CPU backend's too"
 "$PYTHON" -m pytest -m "not gpu" tests/kernels || status=1
 say "Benchmark beside the bare matrix product"
 "$PYTHON" -m benchmarks.gpu --largest || status=1
+# memcheck: bounds; racecheck: shared memory; initcheck: device memory; synccheck: barriers.
+if command -v compute-sanitizer >/dev/null; then
+    for check in memcheck racecheck initcheck synccheck; do
+        say "compute-sanitizer $check"
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$check" --error-exitcode 1 \
+            --print-limit 20 "$PYTHON" -m tests.kernels.sanitized || status=1
+    done
+else
+    say "No compute-sanitizer on this machine: memory and barriers were NOT checked"
+fi
+say "The loss at training batch sizes"
+name=$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
+"$PYTHON" -m benchmarks.gpu_small_batch --out "benchmarks/results/$name-small-batch.json" || status=1
+say "What the compiler says of the kernels"
+"$PYTHON" -m benchmarks.cuda_resources || status=1
 if [ "$status" = 0 ]; then
     say "Passed on this GPU"
 else

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["MODALITIES", "Batch", "FeatureSequence", "Modality", "TokenizedDialogues"]
+__all__ = [
+    "MODALITIES",
+    "Batch",
+    "BucketedSequences",
+    "FeatureSequence",
+    "Modality",
+    "ModalityInput",
+    "TokenizedDialogues",
+]
 
 Modality = Literal["text", "audio", "vision"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio", "vision")
@@ -21,12 +30,22 @@ class _TensorRecord:
 
     def to(self: _T, device: torch.device | str, *, non_blocking: bool = False) -> _T:
         """Return a copy with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def pin_memory(self: _T) -> _T:
+        """Return a copy in page-locked memory, from which copies to a GPU need not wait."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self: _T, change: Callable[[Tensor], Tensor]) -> _T:
         def move(value: Any) -> Any:
-            if isinstance(value, Tensor | _TensorRecord):
-                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, Tensor):
+                return change(value)
+            if isinstance(value, _TensorRecord):
+                return value._map(change)
             if isinstance(value, dict):
                 return {key: move(item) for key, item in value.items()}
+            if isinstance(value, tuple):
+                return tuple(move(item) for item in value)
             return value
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var, arg-type]
@@ -43,6 +62,20 @@ class FeatureSequence(_TensorRecord):
 
     features: Tensor
     mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketedSequences(_TensorRecord):
+    """The sequences of a batch in groups of like length, each group padded by itself.
+
+    Attributes:
+        parts: the groups, B sequences in all.
+        order: [B] int64; entry i is where utterance i stands when the groups are put one after the
+            other.
+    """
+
+    parts: tuple[FeatureSequence, ...]
+    order: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +97,9 @@ class TokenizedDialogues(_TensorRecord):
     utterance_mask: Tensor
 
 
+ModalityInput = TokenizedDialogues | FeatureSequence | BucketedSequences
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch(_TensorRecord):
     """B utterances with their inputs, labels and valence-arousal scores.
@@ -83,15 +119,15 @@ class Batch(_TensorRecord):
     labels: Tensor
     coordinates: dict[Modality, Tensor]
     groups: Tensor
-    text: TokenizedDialogues | FeatureSequence | None = None
-    audio: FeatureSequence | None = None
-    vision: FeatureSequence | None = None
+    text: ModalityInput | None = None
+    audio: FeatureSequence | BucketedSequences | None = None
+    vision: FeatureSequence | BucketedSequences | None = None
 
     def __len__(self) -> int:
         return len(self.utterance_ids)
 
     @property
-    def inputs(self) -> dict[Modality, TokenizedDialogues | FeatureSequence]:
+    def inputs(self) -> dict[Modality, ModalityInput]:
         """The modalities that are present: the keyword arguments of the model's `forward`."""
         present = {"text": self.text, "audio": self.audio, "vision": self.vision}
         return {name: value for name, value in present.items() if value is not None}  # type: ignore[misc]

@@ -92,43 +92,60 @@ def _train(args: Sequence[str]) -> int:
     return 0
 
 
-def _evaluate(args: Sequence[str]) -> int:
-    import tyro
+def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
+    """A command that is a dataclass: its fields are the options, `run` does the work."""
 
-    from univa.evaluate import Evaluate
+    def run(args: Sequence[str]) -> int:
+        import importlib
 
-    tyro.cli(Evaluate, args=args, prog="univa evaluate").run()
-    return 0
+        import tyro
 
+        kind = getattr(importlib.import_module(module), name)
+        tyro.cli(kind, args=args, prog=f"univa {command}").run()
+        return 0
 
-def _fit_text(args: Sequence[str]) -> int:
-    import tyro
-
-    from univa.va.cli import FitText
-
-    tyro.cli(FitText, args=args, prog="univa va fit-text").run()
-    return 0
+    return run
 
 
-def _score_text(args: Sequence[str]) -> int:
-    import tyro
+def _ablate(args: Sequence[str]) -> int:
+    from univa.ablate import main as ablate
 
-    from univa.va.cli import ScoreText
-
-    tyro.cli(ScoreText, args=args, prog="univa va score-text").run()
-    return 0
+    return ablate(args)
 
 
 _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
     ("train",): (_train, "train a preset: `univa train demo`"),
-    ("evaluate",): (_evaluate, "score the best checkpoint of a run"),
-    ("va", "fit-text"): (_fit_text, "fit a text valence-arousal scorer"),
-    ("va", "score-text"): (_score_text, "score the utterances of a data folder with it"),
+    ("evaluate",): (
+        _dataclass("univa.evaluate", "Evaluate", "evaluate"),
+        "score the best checkpoint of a run",
+    ),
+    ("ablate",): (_ablate, "train a preset without its parts, and tabulate"),
+    ("convert-checkpoint",): (
+        _dataclass("univa.convert_checkpoint", "ConvertCheckpoint", "convert-checkpoint"),
+        "turn a .pth of the authors into a model of ours",
+    ),
+    ("data", "convert"): (
+        _dataclass("univa.data.convert", "Convert", "data convert"),
+        "turn the authors' feature files into a store",
+    ),
+    ("data", "verify"): (
+        _dataclass("univa.data.convert", "Verify", "data verify"),
+        "compare a store with its checksums",
+    ),
+    ("va", "fit-text"): (
+        _dataclass("univa.va.cli", "FitText", "va fit-text"),
+        "fit a text valence-arousal scorer",
+    ),
+    ("va", "score-text"): (
+        _dataclass("univa.va.cli", "ScoreText", "va score-text"),
+        "score the utterances of a data folder with it",
+    ),
 }
+_GROUPS = {name[0] for name in _COMMANDS if len(name) > 1}
 
 
 def _usage() -> str:
-    lines = [f"  {' '.join(name):<16}{text}" for name, (_, text) in _COMMANDS.items()]
+    lines = [f"  {' '.join(name):<20}{text}" for name, (_, text) in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: univa COMMAND [options]",
@@ -137,8 +154,8 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "  -h, --help      show this, or the options of a command after it",
-            "  --version       show the version",
+            "  -h, --help          show this, or the options of a command after it",
+            "  --version           show the version",
         ]
     )
 
@@ -150,14 +167,14 @@ def _main(args: Sequence[str]) -> int:
     if (
         not args
         or args[0] in ("-h", "--help")
-        or list(args) in (["va"], ["va", "-h"], ["va", "--help"])
+        or (args[0] in _GROUPS and list(args[1:]) in ([], ["-h"], ["--help"]))
     ):
         print(_usage())
         return 0
     for name, (command, _) in _COMMANDS.items():
         if tuple(args[: len(name)]) == name:
             return command(list(args[len(name) :]))
-    given = " ".join(args[:2]) if args[0] == "va" else args[0]
+    given = " ".join(args[:2]) if args[0] in _GROUPS else args[0]
     known = ", ".join(" ".join(name) for name in _COMMANDS)
     raise UserError(f"no command {given!r}; commands: {known}")
 

@@ -7,15 +7,21 @@ is set, by a message that names the field.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import tyro
 
+from univa.config_checks import at_least, check, check_types
+from univa.config_sections import (
+    DataConfig,
+    LossConfig,
+    OptimizerConfig,
+    SyntheticConfig,
+    ThresholdConfig,
+)
 from univa.errors import UserError
 from univa.files import atomic_write_json
 from univa.models import ModelConfig
@@ -31,214 +37,17 @@ __all__ = [
 
 # They say where and how a run goes on, not what it is: `--resume` may change them. The order of
 # sums depends on `device` and `threads`: with others a run goes on, but its last bits differ.
-_RUNTIME_FIELDS = ("device", "progress", "resume", "run_folder", "save_every", "threads")
-
-
-def _check(holds: bool, name: str, value: object, rule: str) -> None:
-    if not holds:
-        raise UserError(f"--{name.replace('_', '-')}: {value!r} is not allowed; it must be {rule}")
-
-
-def _check_types(section: str, config: Any) -> None:
-    """Check what a type says: choices, whole and finite numbers. A file may hold anything."""
-    hints = get_type_hints(type(config))
-    for item in fields(config):
-        value, hint = getattr(config, item.name), hints[item.name]
-        if is_dataclass(hint):
-            continue
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if not any(_is(value, kind) for kind in kinds):
-            rule = " or ".join(_RULES.get(kind) or _choices(kind) for kind in kinds)
-            _check(False, f"{section}{item.name}", value, rule)
-
-
-_RULES: dict[Any, str] = {
-    bool: "true or false",
-    float: "a finite number",
-    int: "a whole number",
-    str: "a text",
-    type(None): "none",
-}
-
-
-def _choices(kind: Any) -> str:
-    return "one of " + ", ".join(get_args(kind))
-
-
-def _is(value: object, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(cast(float, value))
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _at_least(section: str, config: object, low: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _check(value >= low, f"{section}{name}", value, f"at least {low}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """The embedded synthetic corpus (source "synthetic" only)."""
-
-    seed: int = 1111
-    """Seed of the corpus; independent of the training seed."""
-    train_dialogues: int = 240
-    """Dialogues in the training split."""
-    valid_dialogues: int = 40
-    """Dialogues in the validation split."""
-    test_dialogues: int = 60
-    """Dialogues in the test split."""
-    mean_utterances: int = 8
-    """Mean number of utterances of a dialogue."""
-    text_size: int = 32
-    """Size of a word vector."""
-    audio_size: int = 24
-    """Size of an audio frame's feature vector."""
-    vision_size: int = 20
-    """Size of a video frame's feature vector."""
-    discordance: float = 0.2
-    """Probability that a modality shows another emotion than the one felt, in [0, 1]."""
-    noise: float = 0.15
-    """Standard deviation of the noise of what a modality shows, at least 0."""
-
-    def __post_init__(self) -> None:
-        section = "data.synthetic."
-        _check_types(section, self)
-        _at_least(section, self, 1, "train_dialogues", "valid_dialogues", "test_dialogues")
-        _at_least(section, self, 1, "mean_utterances", "text_size", "audio_size", "vision_size")
-        _at_least(section, self, 0, "noise")
-        _check(0 <= self.discordance <= 1, f"{section}discordance", self.discordance, "in [0, 1]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the utterances come from and how they make batches."""
-
-    source: Literal["synthetic", "authors-text"] = "synthetic"
-    """The embedded corpus, or a folder in the text layout of the UniVA authors."""
-    folder: Annotated[str | None, tyro.conf.arg(aliases=["--data"])] = None
-    """Folder with final_multi_labels.csv and preprocess_data/videos_structure.json."""
-    va_file: Annotated[str | None, tyro.conf.arg(aliases=["--va-file"])] = None
-    """JSON file of valence-arousal scores, such as `univa va score-text` writes. If left out:
-    preprocess_data/raw_utt_text_textVA.json of the folder."""
-    batch_size: int = 32
-    """Most utterances in a batch of one process; whole dialogues are packed up to it."""
-    context: bool = True
-    """With a text encoder: encode each utterance within its dialogue, not by itself."""
-    max_tokens: int = 512
-    """With a text encoder: tokens of the longest row; longer dialogues are cut into consecutive
-    windows of whole utterances."""
-    authors_normalization: bool = False
-    """Normalise valence and arousal as the authors' code does: both columns by the mean and
-    standard deviation of the valence column. Else each column by its own."""
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    """The synthetic corpus."""
-
-    def __post_init__(self) -> None:
-        _check_types("data.", self)
-        _at_least("data.", self, 1, "batch_size")
-        _at_least("data.", self, 3, "max_tokens")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The UniVA objective."""
-
-    temperature: float = 0.7
-    """Temperature of the contrastive loss, above 0."""
-    radius: float = 0.1
-    """Utterances closer than this in normalised valence-arousal space are positives."""
-    alpha: float = 0.45
-    """Weight of the contrastive terms, in [0, 1]; the rest weighs classification and prior."""
-    text_weight: float = 3.0
-    """Weight of the contrastive term of text."""
-    audio_weight: float = 1.0
-    """Weight of the contrastive term of audio."""
-    vision_weight: float = 1.0
-    """Weight of the contrastive term of vision."""
-    classification: Literal["kl", "bce"] = "kl"
-    """KL divergence to the softmax of the labels, or binary cross-entropy of sigmoids. It also
-    decides what the probabilities are: softmax or sigmoid of the logits."""
-    prior: Literal["norm", "quadratic"] | None = "norm"
-    """Emotion-correlation prior: the authors' code, the slides, or none."""
-    self_weight: float = 0.5
-    """Weight of the self pair in the contrastive loss, in [0, 1]; 0.5 equals the authors' two equal
-    views."""
-    no_positives: Literal["skip", "zero"] = "skip"
-    """What an utterance without positives does to the contrastive mean."""
-    normalize: bool = False
-    """L2-normalise embeddings inside the contrastive loss."""
-
-    def __post_init__(self) -> None:
-        _check_types("loss.", self)
-        _check(self.temperature > 0, "loss.temperature", self.temperature, "above 0")
-        _check(0 <= self.alpha <= 1, "loss.alpha", self.alpha, "in [0, 1]")
-        _check(0 <= self.self_weight <= 1, "loss.self_weight", self.self_weight, "in [0, 1]")
-        _at_least("loss.", self, 0, "radius", "text_weight", "audio_weight", "vision_weight")
-
-    @property
-    def modality_weights(self) -> dict[str, float]:
-        """modality -> weight of its contrastive term."""
-        return {"text": self.text_weight, "audio": self.audio_weight, "vision": self.vision_weight}
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with warm-up, then linear decay to 0."""
-
-    learning_rate: float = 5e-5
-    """Highest learning rate, above 0."""
-    text_encoder_learning_rate: float | None = None
-    """Highest learning rate of the pretrained text encoder; the same if left out."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    beta1: float = 0.9
-    """Decay of the mean of gradients, in [0, 1)."""
-    beta2: float = 0.999
-    """Decay of the mean of squared gradients, in [0, 1)."""
-    eps: float = 1e-8
-    """Added to the root of the second moment, above 0."""
-    warmup_fraction: float = 0.1
-    """Share of all steps in which the learning rate rises from 0, in [0, 1]."""
-    clip_norm: float = 1.0
-    """Gradients longer than this are scaled down to it; 0 does not clip."""
-
-    def __post_init__(self) -> None:
-        name = "optimizer."
-        _check_types(name, self)
-        _check(self.learning_rate > 0, f"{name}learning_rate", self.learning_rate, "above 0")
-        encoder_rate = self.text_encoder_learning_rate
-        _check(
-            encoder_rate is None or encoder_rate > 0,
-            f"{name}text_encoder_learning_rate",
-            encoder_rate,
-            "above 0 (to keep the encoder as it is: --model.freeze-text-encoder)",
-        )
-        _at_least(name, self, 0, "weight_decay", "clip_norm")
-        _check(0 <= self.beta1 < 1, f"{name}beta1", self.beta1, "in [0, 1)")
-        _check(0 <= self.beta2 < 1, f"{name}beta2", self.beta2, "in [0, 1)")
-        _check(self.eps > 0, f"{name}eps", self.eps, "above 0")
-        fraction = self.warmup_fraction
-        _check(0 <= fraction <= 1, f"{name}warmup_fraction", fraction, "in [0, 1]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThresholdConfig:
-    """When a label is predicted. Searched on the validation split only."""
-
-    search: Literal["fixed", "shared", "per-label"] = "fixed"
-    """Use `value`; or search one threshold for all labels; or one for each label."""
-    value: float = 0.18
-    """The threshold without a search, in (0, 1); the authors' is 0.18."""
-    objective: Literal["micro_f1", "macro_f1", "mean_f1"] = "micro_f1"
-    """What the search maximises; mean_f1 is the mean of both."""
-
-    def __post_init__(self) -> None:
-        _check_types("threshold.", self)
-        _check(0 < self.value < 1, "threshold.value", self.value, "in (0, 1)")
+_RUNTIME_FIELDS = (
+    "data.workers",
+    "device",
+    "progress",
+    "resume",
+    "run_folder",
+    "save_every",
+    "tensorboard",
+    "threads",
+    "timeout",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,13 +85,23 @@ class TrainConfig:
     """Folder to make for the run; runs/PRESET-DATE-TIME if left out."""
     resume: str | None = None
     """Go on with the run in this folder, with the config that it has."""
+    compile: bool = False
+    """Compile the model with torch.compile (the first steps take minutes). It changes the last
+    bits."""
+    timeout: float = 1800.0
+    """With several processes: seconds that one waits for another before it ends with an error."""
+    tensorboard: bool = False
+    """Also write the log for TensorBoard, into the run folder; needs the extra "tensorboard"."""
     progress: bool = True
     """Draw a progress bar."""
 
     def __post_init__(self) -> None:
-        _check_types("", self)
-        _at_least("", self, 1, "epochs")
-        _at_least("", self, 0, "save_every", "seed", "threads")
+        check_types("", self)
+        at_least("", self, 1, "epochs")
+        at_least("", self, 0, "save_every", "seed", "threads")
+        check(self.timeout > 0, "timeout", self.timeout, "above 0")
+        if self.threshold.search == "either-or" and len(self.model.labels) != 2:
+            raise UserError("--threshold.search either-or is for two labels of which one holds")
         if self.model.prior != (self.loss.prior is not None):
             raise UserError(
                 f"--loss.prior is {self.loss.prior} but --model.prior is {self.model.prior}: a "

@@ -1,7 +1,7 @@
 """Score a run's best checkpoint.
 
     univa evaluate runs/demo-20250131-120000
-    univa evaluate runs/demo-20250131-120000 --split valid --output valid.json
+    univa evaluate runs/demo-20250131-120000 --split valid --output valid.json --report valid
 
 Training ends with the same code, so the numbers are those of the run's `metrics.json`.
 """
@@ -20,11 +20,12 @@ from torch import Tensor
 from univa.checkpoint import load_checkpoint
 from univa.config import TrainConfig
 from univa.data import Collator, Corpus, DialogueBatchSampler
+from univa.data.loader import load_batches
 from univa.files import atomic_write_json, check_writable
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import Metrics, compute_metrics, decide
 from univa.models import UniVA
-from univa.processes import choose_device, cpu_threads
+from univa.processes import ProcessGroup, choose_device, cpu_threads
 
 __all__ = [
     "Evaluate",
@@ -62,6 +63,7 @@ def predict(
     *,
     config: TrainConfig,
     device: torch.device,
+    group: ProcessGroup | None = None,
     between_batches: Callable[[], None] | None = None,
 ) -> Tensor:
     """Probabilities of every utterance, the model in eval mode and left in the mode it was in.
@@ -72,6 +74,8 @@ def predict(
         sampler: covers the split once per epoch.
         config: for precision and for what turns logits into probabilities.
         device: where to compute.
+        group: processes that share the work, all of which call this and get the whole; None is this
+            process alone.
         between_batches: called after each batch; may raise to stop.
 
     Returns:
@@ -81,8 +85,14 @@ def predict(
     model.eval()
     probabilities = torch.zeros(len(collator), len(config.model.labels))
     try:
-        for indices in sampler.batches(0):
-            batch = collator(indices).to(device)
+        batches = sampler.batches(0)
+        if group is not None:
+            batches = batches[group.rank :: group.size]
+        loader = load_batches(
+            collator, batches, workers=config.data.workers, pin=device.type == "cuda"
+        )
+        for indices, loaded in zip(batches, loader, strict=True):
+            batch = loaded.to(device, non_blocking=True)
             with torch.autocast(
                 device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
             ):
@@ -95,7 +105,8 @@ def predict(
                 between_batches()
     finally:
         model.train(was_training)
-    return probabilities
+    # Every row is filled in one process and 0 in the others, so the sum is exact.
+    return probabilities if group is None else group.sum(probabilities)
 
 
 def evaluate_best(
@@ -185,7 +196,7 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Score the best checkpoint of a training run. Writes nothing unless --output is given."""
+    """Score the best checkpoint of a run. Writes nothing without --output or --report."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -193,6 +204,8 @@ class Evaluate:
     """Which split to score."""
     output: Path | None = None
     """JSON file for the unrounded metrics."""
+    report: Path | None = None
+    """Folder for figures per label, threshold curves and predictions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
 
@@ -203,14 +216,21 @@ class Evaluate:
             UserError: this is not a run folder, its data or checkpoint cannot be read, or the
                 output cannot be written.
         """
+        from univa.reports import label_figures, label_table, write_reports
+
         config = TrainConfig.load(self.run_folder / "config.json")
         device = choose_device(self.device)
         if self.output is not None:
             check_writable(self.output)
         with cpu_threads(config.threads):  # the same sums as in training
             results = evaluate_best(self.run_folder, config, (self.split,), device=device)
-        metrics = results[self.split].metrics
+        result = results[self.split]
+        metrics = result.metrics
         print(metrics_table({self.split: metrics}))
+        names = config.model.labels
+        print(label_table(label_figures(result.predictions, result.labels, names)))
+        if self.report is not None:
+            write_reports(self.report, results, names, predictions=True)
         content: dict[str, Any] = {self.split: metrics.to_dict()}
         if self.output is not None:
             atomic_write_json(self.output, content)

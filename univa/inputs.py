@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from univa.config import TrainConfig
-from univa.data import Collator, Corpus, Split, VANormalizer, read_authors_text, synthetic_corpus
+from univa.data import (
+    AuthorsNormalizer,
+    Collator,
+    Corpus,
+    DialogueBatchSampler,
+    Normalizer,
+    Split,
+    UtteranceBatchSampler,
+    VANormalizer,
+    read_authors,
+    read_authors_text,
+    read_store,
+    read_vectors,
+    synthetic_corpus,
+)
+from univa.data.store import MANIFEST
 from univa.errors import UserError
 from univa.models import UniVA
 from univa.tokenizer import load_tokenizer
 
-__all__ = ["load_corpus", "load_tokenizer", "make_collator"]
+__all__ = ["load_corpus", "load_tokenizer", "make_collator", "make_normalizer", "make_sampler"]
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
@@ -31,14 +46,7 @@ def load_corpus(config: TrainConfig) -> Corpus:
         # A field of SyntheticConfig is an argument of synthetic_corpus of the same name.
         corpus = synthetic_corpus(**vars(data.synthetic))
     else:
-        if data.folder is None:
-            raise UserError("no data folder: give --data FOLDER (with final_multi_labels.csv)")
-        corpus = read_authors_text(
-            Path(data.folder),
-            va_file=Path(data.va_file) if data.va_file is not None else None,
-            labels=model.labels,
-            require_va=config.loss.alpha > 0,
-        )
+        corpus = _read(config)
     if corpus.label_names != model.labels:
         raise UserError(
             f"--model.labels is {' '.join(model.labels)} but {corpus.source} has "
@@ -67,13 +75,91 @@ def load_corpus(config: TrainConfig) -> Corpus:
     return corpus
 
 
+def _read(config: TrainConfig) -> Corpus:
+    data, model = config.data, config.model
+    if data.folder is None:
+        what = "FILE (safetensors)" if data.source == "vectors" else "FOLDER"
+        raise UserError(f"no data: give --data {what}, see `univa train {config.preset} --help`")
+    folder = Path(data.folder)
+    va_file = Path(data.va_file) if data.va_file is not None else None
+    require_va = config.loss.alpha > 0
+    if data.source == "vectors":
+        return read_vectors(folder, va_file=va_file, valid_fraction=data.valid_fraction)
+    if data.source == "authors-text":
+        return read_authors_text(
+            folder, va_file=va_file, labels=model.labels, require_va=require_va
+        )
+    text: Literal["tokens", "vectors"] = "tokens" if config.uses_tokens else "vectors"
+    if (folder / MANIFEST).exists():
+        if va_file is not None:
+            raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
+        return read_store(folder, modalities=model.modalities, text=text)
+    return read_authors(
+        folder,
+        modalities=model.modalities,
+        text=text,
+        va_file=va_file,
+        require_va=require_va,
+    )
+
+
+def make_sampler(
+    config: TrainConfig, collator: Collator, *, rank: int = 0, world_size: int = 1
+) -> DialogueBatchSampler | UtteranceBatchSampler:
+    """What decides which utterances make a batch of the training split.
+
+    Args:
+        config: the run.
+        collator: of the training split; tells how long its dialogues are.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: there is nothing to sample.
+    """
+    data, lengths = config.data, collator.split.dialogue_lengths
+    if data.sampler == "utterances":
+        return UtteranceBatchSampler(
+            sum(lengths),
+            batch_size=data.batch_size,
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    return DialogueBatchSampler(
+        lengths,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        dialogue_tokens=collator.dialogue_tokens,
+        batch_tokens=data.batch_tokens,
+    )
+
+
+def make_normalizer(config: TrainConfig, train: Split) -> Normalizer:
+    """What normalises the scores of the training split.
+
+    Args:
+        config: the run.
+        train: its training split.
+
+    Raises:
+        UserError: the scores cannot be normalised.
+    """
+    if config.data.authors:
+        vectors = "text" in config.model.modalities and not config.uses_tokens
+        return AuthorsNormalizer(twice=("text",) if vectors else ())
+    return VANormalizer.fit(train)
+
+
 def make_collator(
     config: TrainConfig,
     split: Split,
     model: UniVA,
     *,
     tokenizer: Any = None,
-    normalizer: VANormalizer | None = None,
+    normalizer: Normalizer | None = None,
 ) -> Collator:
     """Make the collator that turns utterances of a split into batches for the model.
 
@@ -110,4 +196,7 @@ def make_collator(
             "vision": config.model.max_vision_length,
         },
         normalizer=normalizer,
+        authors=config.data.authors,
+        full=config.data.padding == "full",
+        buckets=config.data.buckets,
     )

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Objective = Literal["micro_f1", "macro_f1", "mean_f1"]
-ThresholdSearch = Literal["fixed", "shared", "per-label"]
+ThresholdSearch = Literal["fixed", "shared", "per-label", "either-or"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,11 @@ def choose_thresholds_on_validation(
 
     "shared" tries each threshold of the grid for all labels at once. "per-label" starts there and
     then moves one label at a time to the threshold that does best, the others fixed, until no
-    label moves. Ties go to the smaller threshold for "shared" and to the present one for
-    "per-label", so the choice is deterministic.
+    label moves. "either-or" is for two labels of which one holds and whose probabilities sum to 1:
+    the one threshold for the second label that is right most often, the first label's being its
+    complement, so that the accuracy is that of a decision between the two. Ties go to the smaller
+    threshold for "shared", to the present one for "per-label" and to the middle one for
+    "either-or", so the choice is deterministic.
 
     Args:
         probabilities: [N, L] in [0, 1], of the validation split.
@@ -156,6 +159,12 @@ def choose_thresholds_on_validation(
     if search == "fixed":
         return torch.full((number,), fixed, dtype=torch.float64)
     grid = threshold_grid() if grid is None else grid
+    if search == "either-or":
+        right = (probabilities[:, 1, None] > grid) == labels[:, 1, None].bool()  # [N, K]
+        counts = right.sum(dim=0)
+        best = grid[counts == counts.max()]
+        middle = best[len(best) // 2]  # of the thresholds that do equally well
+        return torch.stack([1 - middle, middle]).double()
     true = labels.bool()
     # Counts of each label at each threshold decide every objective: the data is read once.
     above = torch.stack([decide(probabilities, t.expand(number)) for t in grid])  # [K, N, L]

@@ -7,10 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from univa.config import DataConfig, LossConfig, OptimizerConfig, ThresholdConfig, TrainConfig
-from univa.data import MOSEI_LABELS
+from univa.data import M3ED_LABELS, MOSEI_LABELS
 from univa.models import ModelConfig
 
-__all__ = ["PRESETS", "default_text_encoder", "demo", "mosei_text"]
+__all__ = [
+    "PRESETS",
+    "default_text_encoder",
+    "demo",
+    "m3ed_glove",
+    "m3ed_roberta",
+    "mosei_glove",
+    "mosei_roberta",
+    "mosei_text",
+    "mosi_trimodal",
+]
 
 
 def default_text_encoder() -> str:
@@ -71,4 +81,161 @@ def mosei_text() -> TrainConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {"demo": demo, "mosei-text": mosei_text}
+def mosi_trimodal() -> TrainConfig:
+    """Two sentiments of CMU-MOSI: transcripts, an audio and a visual vector; --data, --va-file."""
+    return TrainConfig(
+        preset="mosi-trimodal",
+        model=ModelConfig(
+            labels=("negative", "positive"),
+            hidden_size=128,
+            num_heads=4,
+            feedforward_size=512,
+            dropout=0.3,
+            initializer_range=None,
+            text_encoder=default_text_encoder(),
+            text_dim=100,
+            audio_dim=73,
+            vision_dim=100,
+            text_layers=0,
+            audio_layers=0,
+            vision_layers=0,
+            max_text_length=1,
+            max_audio_length=1,
+            max_vision_length=1,
+            prior=False,
+        ),
+        data=DataConfig(source="vectors", batch_size=32, max_tokens=256),
+        loss=LossConfig(temperature=0.7, radius=0.3, alpha=0.1, prior=None, normalize=True),
+        optimizer=OptimizerConfig(learning_rate=1e-4, text_encoder_learning_rate=8e-5),
+        threshold=ThresholdConfig(search="either-or", value=0.5),
+        epochs=4,
+        threads=1,
+    )
+
+
+def _authors(
+    name: str,
+    *,
+    labels: tuple[str, ...],
+    text_encoder: str | None,
+    layers: tuple[int, int, int],
+    lengths: tuple[int, int, int],
+    temperature: float,
+    alpha: float,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int,
+    text_weight: float,
+    prior: bool,
+) -> TrainConfig:
+    """One of the authors' runs. `lengths` only bound the sequences: spare positions do nothing."""
+    text_layers, audio_layers, vision_layers = layers
+    max_text_length, max_audio_length, max_vision_length = lengths
+    return TrainConfig(
+        preset=name,
+        model=ModelConfig(
+            labels=labels,
+            initializer_range=None,
+            text_encoder=text_encoder,
+            text_layers=text_layers,
+            audio_layers=audio_layers,
+            vision_layers=vision_layers,
+            max_text_length=max_text_length,
+            max_audio_length=max_audio_length,
+            max_vision_length=max_vision_length,
+            prior=prior,
+        ),
+        data=DataConfig(source="authors", batch_size=batch_size, authors=True),
+        loss=LossConfig(
+            temperature=temperature,
+            alpha=alpha,
+            text_weight=text_weight,
+            prior="norm" if prior else None,
+        ),
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+        threshold=ThresholdConfig(search="fixed", value=0.18),
+        epochs=epochs,
+    )
+
+
+def mosei_roberta() -> TrainConfig:
+    """The authors' UniVA-RoBERTa on CMU-MOSEI; theirs ran on 4 GPUs (torchrun). Needs --data."""
+    return _authors(
+        "mosei-roberta",
+        labels=MOSEI_LABELS,
+        text_encoder="roberta-base",
+        layers=(0, 5, 3),
+        lengths=(1, 750, 100),
+        temperature=0.7,
+        alpha=0.45,
+        learning_rate=5e-5,
+        batch_size=12,
+        epochs=5,
+        text_weight=3.0,
+        prior=True,
+    )
+
+
+def mosei_glove() -> TrainConfig:
+    """The authors' UniVA-Glove on CMU-MOSEI, for one GPU. Needs --data."""
+    return _authors(
+        "mosei-glove",
+        labels=MOSEI_LABELS,
+        text_encoder=None,
+        layers=(7, 3, 5),
+        lengths=(512, 750, 100),
+        temperature=0.4,
+        alpha=0.2,
+        learning_rate=7e-5,
+        batch_size=32,
+        epochs=15,
+        text_weight=3.0,
+        prior=False,
+    )
+
+
+def m3ed_roberta() -> TrainConfig:
+    """The authors' UniVA-RoBERTa on M3ED; theirs ran on 4 GPUs (torchrun). Needs --data."""
+    return _authors(
+        "m3ed-roberta",
+        labels=M3ED_LABELS,
+        text_encoder="hfl/chinese-roberta-wwm-ext",
+        layers=(0, 5, 3),
+        lengths=(1, 1024, 512),
+        temperature=0.4,
+        alpha=0.2,
+        learning_rate=5e-5,
+        batch_size=22,
+        epochs=10,
+        text_weight=1.0,
+        prior=True,
+    )
+
+
+def m3ed_glove() -> TrainConfig:
+    """The authors' UniVA-Glove on M3ED, for one GPU. Needs --data."""
+    return _authors(
+        "m3ed-glove",
+        labels=M3ED_LABELS,
+        text_encoder=None,
+        layers=(3, 5, 3),
+        lengths=(512, 1024, 512),
+        temperature=0.4,
+        alpha=0.1,
+        learning_rate=5e-5,
+        batch_size=32,
+        epochs=15,
+        text_weight=1.0,
+        prior=True,
+    )
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "demo": demo,
+    "mosei-text": mosei_text,
+    "mosi-trimodal": mosi_trimodal,
+    "mosei-roberta": mosei_roberta,
+    "mosei-glove": mosei_glove,
+    "m3ed-roberta": m3ed_roberta,
+    "m3ed-glove": m3ed_glove,
+}

@@ -27,10 +27,11 @@ class Interrupted(Exception):
 
     Attributes:
         signal: number of the signal; the exit status is 128 + signal.
+        run: the run folder.
     """
 
     def __init__(self, signum: int, run: Path, step: int, total_steps: int) -> None:
-        self.signal = signum
+        self.signal, self.run = signum, run
         super().__init__(
             f"stopped by {signal.Signals(signum).name} at step {step} of {total_steps}, state "
             f"saved; go on with: univa train --resume {run}"
@@ -136,18 +137,25 @@ class ProcessGroup:
     device: torch.device
 
     @classmethod
-    def start(cls, device: Literal["auto", "cpu", "cuda"]) -> ProcessGroup:
-        """Join the group that torchrun's environment variables describe, if they do."""
+    def start(
+        cls, device: Literal["auto", "cpu", "cuda"], *, timeout: float = 1800.0
+    ) -> ProcessGroup:
+        """Join the group that torchrun's environment variables describe, if they do.
+
+        Args:
+            device: where to compute.
+            timeout: seconds that a process waits for another before it ends with an error.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         if size == 1:
             return cls(rank=0, size=1, device=chosen)
-        # Long, because the others wait while the first process validates. When a process dies,
-        # torchrun ends the rest whatever the limit.
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=2))
+        # The CPU's backend too: counts of rows travel there, without waiting for a device.
+        backends = backend if backend == "gloo" else f"cpu:gloo,cuda:{backend}"
+        dist.init_process_group(backends, timeout=timedelta(seconds=timeout))
         return cls(rank=dist.get_rank(), size=size, device=chosen)
 
     def stop(self) -> None:
@@ -176,6 +184,14 @@ class ProcessGroup:
         dist.all_reduce(both)
         *sums, flags = both.tolist()
         return [value / self.size for value in sums], flags > 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add up a CPU tensor over the processes; every one gets the sum."""
+        if self.size > 1:
+            on_device = tensor.to(self.device)
+            dist.all_reduce(on_device)
+            return on_device.to(tensor.device)
+        return tensor
 
     def gather(self, item: Any) -> list[Any]:
         """Collect an item of every process, in the order of ranks, in every process."""

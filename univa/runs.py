@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,31 @@ from univa.errors import UserError
 from univa.evaluate import SplitResult
 from univa.files import atomic_write_text, recover_folder
 
-__all__ = ["RunLog", "find_run", "write_predictions"]
+__all__ = ["RunLog", "find_run", "tensorboard_writer", "write_predictions"]
 
 
 class RunLog:
     """A file of one JSON object per line, flushed line by line."""
 
-    def __init__(self, path: Path, *, keep_bytes: int) -> None:
-        """Open the log; what lies after the first `keep_bytes` bytes is cut off."""
+    def __init__(
+        self, path: Path, *, keep_bytes: int, tensorboard: Path | None = None, step: int = 0
+    ) -> None:
+        """Open the log; what lies after the first `keep_bytes` bytes is cut off.
+
+        Args:
+            path: the file.
+            keep_bytes: what of it belongs to the run.
+            tensorboard: folder in which TensorBoard's files are kept too.
+            step: steps done; what those files hold of later ones is void.
+
+        Raises:
+            UserError: the file cannot be written, or TensorBoard is not installed.
+        """
+        self._board = (
+            None
+            if tensorboard is None
+            else (tensorboard_writer()(tensorboard, purge_step=step + 1))
+        )
         try:
             path.touch()
             self._file = path.open("r+b")
@@ -36,6 +54,9 @@ class RunLog:
         """Append one object."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
+        if self._board is not None:
+            for name, value in _numbers(record):
+                self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
 
     @property
     def size(self) -> int:
@@ -45,6 +66,32 @@ class RunLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def tensorboard_writer() -> Any:
+    """TensorBoard's writer class.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard: TensorBoard is not installed; pip install 'univa[tensorboard]', or "
+            "drop the option (log.jsonl has the same numbers)"
+        ) from None
+    return SummaryWriter
+
+
+def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and name not in ("step", "epoch"):
+            yield f"{prefix}{name}", value
 
 
 def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:

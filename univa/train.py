@@ -13,82 +13,47 @@ The run folder holds
     checkpoints/best    the epoch with the best validation micro-F1
     checkpoints/last    where `--resume` goes on, bit for bit
     predictions.jsonl   what the best epoch says about each test utterance
+    labels.json, threshold_curves.json   figures per label, and metrics by threshold
     metrics.json        validation and test at the thresholds of the best epoch; written last
 """
 
 from __future__ import annotations
 
 import math
-import random
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from univa.batch import Batch
-from univa.checkpoint import (
-    Checkpoint,
-    Progress,
-    load_checkpoint,
-    random_state,
-    restore_random_state,
-    save_checkpoint,
-)
+from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
-from univa.data import DialogueBatchSampler, VANormalizer
+from univa.data.loader import load_batches
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
 from univa.files import atomic_write_json, make_folder
-from univa.inputs import load_corpus, load_tokenizer, make_collator
+from univa.inputs import (
+    load_corpus,
+    load_tokenizer,
+    make_collator,
+    make_normalizer,
+    make_sampler,
+)
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
+from univa.objective import Objective
+from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
-from univa.runs import RunLog, find_run, write_predictions
+from univa.reports import label_figures, label_table, write_reports
+from univa.runs import RunLog, find_run, tensorboard_writer, write_predictions
 from univa.va.lexicon import similarity_matrix
-from univa_kernels import UniVALoss, UniVALossOutput
+from univa_kernels import UniVALossOutput
 
-__all__ = ["Objective", "train"]
-
-
-class Objective(nn.Module):
-    """Model and loss in one: DistributedDataParallel has to see every use of a parameter.
-
-    Args:
-        config: the run.
-        model: the model of that config.
-    """
-
-    def __init__(self, config: TrainConfig, model: UniVA) -> None:
-        super().__init__()
-        self.model = model
-        self.autocast = config.precision == "bfloat16"
-        self.loss = UniVALoss(
-            temperature=config.loss.temperature,
-            radius=config.loss.radius,
-            alpha=config.loss.alpha,
-            modality_weights=config.loss.modality_weights,
-            classification=config.loss.classification,
-            prior=config.loss.prior,
-            self_weight=config.loss.self_weight,
-            no_positives=config.loss.no_positives,
-            normalize=config.loss.normalize,
-        )
-
-    def forward(self, batch: Batch) -> UniVALossOutput:
-        """The UniVA objective of a batch, in float32, and its terms."""
-        with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.model(**batch.inputs)
-        return self.loss(
-            output.logits.float(),
-            batch.labels,
-            {name: value.float() for name, value in output.embeddings.items()},
-            batch.coordinates,
-            output.similarity,
-        )
+__all__ = ["train"]
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -105,7 +70,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             loss that is not finite.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
-    group = ProcessGroup.start(config.device)
+    group = ProcessGroup.start(config.device, timeout=config.timeout)
     try:
         with cpu_threads(config.threads):
             return _train(config.resolved(), group)
@@ -118,17 +83,12 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
     run, checkpoint = find_run(config)
     device, names = group.device, config.model.labels
 
+    if config.tensorboard:
+        tensorboard_writer()  # or a message that it is missing
     # Data and model first: what is wrong with them is found before anything is written.
     corpus = load_corpus(config)
-    sampler = DialogueBatchSampler(
-        corpus.train.dialogue_lengths,
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        rank=group.rank,
-        world_size=group.size,
-    )
     valid_sampler = evaluation_sampler(config, corpus.valid.dialogue_lengths)
-    _seed_everything(config.seed)
+    seed_everything(config.seed)
     if checkpoint is None:
         tokenizer = load_tokenizer(str(config.model.text_encoder)) if config.uses_tokens else None
         matrix = similarity_matrix(names) if config.model.prior else None
@@ -138,17 +98,21 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         tokenizer = load_tokenizer(kept) if config.uses_tokens else None
         model = UniVA.from_pretrained(checkpoint.folder)
     model.to(device).train()
-    normalizer = VANormalizer.fit(corpus.train, authors=config.data.authors_normalization)
+    normalizer = make_normalizer(config, corpus.train)
     collator = make_collator(
         config, corpus.train, model, tokenizer=tokenizer, normalizer=normalizer
     )
+    sampler = make_sampler(config, collator, rank=group.rank, world_size=group.size)
     valid_collator = make_collator(config, corpus.valid, model, tokenizer=tokenizer)
 
-    progress = Progress(total_steps=sampler.total_batches(config.epochs))
-    optimizer, scheduler = _make_optimizer(config, model, progress.total_steps)
-    _seed_everything(config.seed + group.rank)  # each process has its own dropout
+    accumulate = config.optimizer.accumulate
+    progress = Progress(total_steps=sampler.total_steps(config.epochs, accumulate))
+    optimizer, scheduler = make_optimizer(config, model, progress.total_steps)
+    seed_everything(config.seed + group.rank)  # each process has its own dropout
     if checkpoint is not None:
-        progress = _restore(checkpoint, progress, optimizer, scheduler, group)
+        progress = restore(checkpoint, progress, optimizer, scheduler, group)
+    if config.compile:
+        model.compile(dynamic=True)
     objective: nn.Module = Objective(config, model)
     if group.size > 1:
         objective = DistributedDataParallel(
@@ -163,7 +127,12 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         make_folder(run, mend="give another --run-folder")
         if checkpoint is None:
             config.save(run / "config.json")
-        log = RunLog(run / "log.jsonl", keep_bytes=progress.log_bytes)
+        log = RunLog(
+            run / "log.jsonl",
+            keep_bytes=progress.log_bytes,
+            tensorboard=(run / "tensorboard") if config.tensorboard else None,
+            step=progress.step,
+        )
 
     def save_last() -> None:
         states = group.gather(random_state())
@@ -193,19 +162,37 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         with StopRequest() as stop:
             while progress.epoch < config.epochs:
                 epoch = progress.epoch + 1
-                for indices in sampler.batches(progress.epoch)[progress.batch :]:
+                batches = sampler.batches(progress.epoch)  # of this process
+                sizes = sampler.sizes(progress.epoch)  # of all processes together
+                first = progress.batch * accumulate
+                stream = load_batches(
+                    collator,
+                    batches[first:],
+                    workers=config.data.workers,
+                    pin=device.type == "cuda",
+                )
+                for start in range(first, len(batches), accumulate):
                     begun = time.perf_counter()
-                    batch = collator(indices).to(device)
-                    terms = objective(batch)
+                    stop_at = min(start + accumulate, len(batches))
+                    total = sum(sizes[start:stop_at])
                     optimizer.zero_grad(set_to_none=True)
-                    terms.total.backward()
-                    norm = nn.utils.clip_grad_norm_(
+                    logged: dict[str, Tensor] = {}
+                    # DistributedDataParallel averages over processes; an utterance weighs the same
+                    # in whichever process and batch it is.
+                    for k, batch in zip(range(start, stop_at), stream, strict=False):
+                        batch = batch.to(device, non_blocking=True)
+                        share = sizes[k] if config.loss.gather else len(batch) * group.size
+                        with _without_sync(objective, until=k + 1 == stop_at):
+                            terms = objective(batch)
+                            (terms.total * (share / total)).backward()
+                        for name, value in _named_terms(terms).items():
+                            logged[name] = logged.get(name, 0.0) + value * (share / total)
+                    logged["grad_norm"] = nn.utils.clip_grad_norm_(
                         model.parameters(), config.optimizer.clip_norm or math.inf
                     )
                     # One transfer for all that is logged. The processes agree here on stopping.
-                    named = _named_terms(terms, norm)
-                    values, stop_now = group.mean(torch.stack([*named.values()]), stop.requested)
-                    record = dict(zip(named, values, strict=True))
+                    values, stop_now = group.mean(torch.stack([*logged.values()]), stop.requested)
+                    record = dict(zip(logged, values, strict=True))
                     if not all(map(math.isfinite, values)):
                         raise _not_finite(record, epoch, progress.step + 1, batch)
                     learning_rate = optimizer.param_groups[0]["lr"]
@@ -221,7 +208,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                             step=progress.step,
                             **record,
                             learning_rate=learning_rate,
-                            utterances=len(batch),
+                            utterances=total,
                             seconds=seconds,
                         )
                     bar.set_postfix(epoch=epoch, loss=f"{values[0]:.3f}", refresh=False)
@@ -231,16 +218,17 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                     if config.save_every and progress.step % config.save_every == 0:
                         save_last()
 
+                probabilities = predict(
+                    model,
+                    valid_collator,
+                    valid_sampler,
+                    config=config,
+                    device=device,
+                    group=group,
+                    # Several processes stop together, at the next step.
+                    between_batches=stop.check if group.size == 1 else None,
+                )
                 if log is not None:
-                    probabilities = predict(
-                        model,
-                        valid_collator,
-                        valid_sampler,
-                        config=config,
-                        device=device,
-                        # Several processes stop together, at the next step.
-                        between_batches=stop.check if group.size == 1 else None,
-                    )
                     labels = corpus.valid.labels
                     thresholds = choose_thresholds_on_validation(
                         probabilities,
@@ -298,86 +286,27 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         **{name: metrics.to_dict() for name, metrics in scores.items()},
     }
     write_predictions(run / "predictions.jsonl", results["test"])
+    write_reports(run, results, names, predictions=False)
     atomic_write_json(run / "metrics.json", content)
     print(metrics_table(scores))
+    test = results["test"]
+    print(label_table(label_figures(test.predictions, test.labels, names)))
     seconds = time.perf_counter() - started
     print(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
     return content
 
 
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
+def _without_sync(objective: nn.Module, *, until: bool) -> AbstractContextManager[None]:
+    """Leave gradients in their process, but for the last batch of a step."""
+    if until or not isinstance(objective, DistributedDataParallel):
+        return nullcontext()
+    return objective.no_sync()
 
 
-def _make_optimizer(
-    config: TrainConfig, model: UniVA, total_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW, the text encoder at its own rate; warm-up from 0, then linear decay to 0."""
-    options = config.optimizer
-    encoder = model.text_encoder_parameters()
-    known = {id(parameter) for parameter in encoder}
-    own = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    groups: list[dict[str, Any]] = [{"params": own}]
-    if encoder:
-        encoder_rate = options.text_encoder_learning_rate or options.learning_rate
-        groups.append({"params": encoder, "lr": encoder_rate})
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-    )
-    warmup = round(options.warmup_fraction * total_steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _restore(
-    checkpoint: Checkpoint,
-    fresh: Progress,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    group: ProcessGroup,
-) -> Progress:
-    """Put everything but the weights back to where the checkpoint was."""
-    state, progress = checkpoint.state, checkpoint.progress
-    if state is None:
-        raise UserError(f"{checkpoint.folder}: no training state here to go on from")
-    if len(state["random"]) != group.size:
-        size, run = len(state["random"]), checkpoint.folder.parents[1]
-        raise UserError(
-            f"{checkpoint.folder}: the run has {size} processes, not {group.size}; go on with: "
-            f"torchrun --nproc-per-node {size} -m univa.train --resume {run}"
-        )
-    if progress.total_steps != fresh.total_steps:
-        raise UserError(
-            f"{checkpoint.folder}: the run has {progress.total_steps} steps but its data now gives "
-            f"{fresh.total_steps}; bring the data back to what it was, or start a new run"
-        )
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        restore_random_state(state["random"][group.rank])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{checkpoint.folder / 'training_state.pt'}: not the state of this model "
-            f"({type(error).__name__}: {error}); start the run anew"
-        ) from error
-    return progress
-
-
-def _named_terms(terms: UniVALossOutput, norm: Tensor) -> dict[str, Tensor]:
+def _named_terms(terms: UniVALossOutput) -> dict[str, Tensor]:
     named = {"loss": terms.total, "classification": terms.classification, "prior": terms.prior}
     named |= {f"contrastive_{name}": value for name, value in terms.contrastive.items()}
-    return {name: value.detach().float() for name, value in named.items()} | {"grad_norm": norm}
+    return {name: value.detach().float() for name, value in named.items()}
 
 
 def _not_finite(record: dict[str, float], epoch: int, step: int, batch: Batch) -> UserError:

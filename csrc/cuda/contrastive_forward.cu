@@ -1,104 +1,215 @@
-// Forward of the contrastive loss: one block per anchor. A warp computes 32 dot products together,
-// then each of its lanes pushes one pair; states merge over lanes, then over warps.
+// Forward of the contrastive loss: a block per tile of logits, which it reduces to one RowState per
+// row; then a thread per row merges the states of its tiles. Columns come in bands, so that the
+// states kept are linear in the rows.
+//
+// Where the contrast set is the anchors, only tiles on and above the diagonal are computed: one
+// above it serves its columns as well, as rows of the tile below.
 
-#include "cuda/device.cuh"
-#include "univa/reduction.h"
+#include <algorithm>
+
+#include "cuda/tile.cuh"
 
 namespace univa::cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
+constexpr int kMergeThreads = 128;
+constexpr int kFields = 5;
 
+// RowStates of tiles, [field, tile, row].
 template <typename A>
-__device__ __forceinline__ RowState<A> from_lane(const RowState<A>& state, int step) {
-  RowState<A> other;
-  other.maximum = __shfl_xor_sync(kAllLanes, state.maximum, step);
-  other.sum_e = __shfl_xor_sync(kAllLanes, state.sum_e, step);
-  other.sum_es = __shfl_xor_sync(kAllLanes, state.sum_es, step);
-  other.sum_k = __shfl_xor_sync(kAllLanes, state.sum_k, step);
-  other.sum_ks = __shfl_xor_sync(kAllLanes, state.sum_ks, step);
-  return other;
-}
+struct States {
+  A* data;
+  int64_t tiles;
+  int64_t rows;
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(const ContrastiveProblem problem, AccumulateType<T>* losses,
-                   AccumulateType<T>* stats) {
+  __device__ A& field(int which, int64_t tile, int64_t row) const {
+    return data[(which * tiles + tile) * rows + row];
+  }
+  __device__ void put(int64_t tile, int64_t row, const RowState<A>& state) const {
+    field(0, tile, row) = state.maximum;
+    field(1, tile, row) = state.sum_e;
+    field(2, tile, row) = state.sum_es;
+    field(3, tile, row) = state.sum_k;
+    field(4, tile, row) = state.sum_ks;
+  }
+  __device__ RowState<A> get(int64_t tile, int64_t row) const {
+    RowState<A> state;
+    state.maximum = field(0, tile, row);
+    state.sum_e = field(1, tile, row);
+    state.sum_es = field(2, tile, row);
+    state.sum_k = field(3, tile, row);
+    state.sum_ks = field(4, tile, row);
+    return state;
+  }
+};
+
+// One band of columns, and where its states go.
+template <typename A>
+struct Band {
+  int64_t first;    // tile of columns
+  int64_t tiles;
+  States<A> right;  // [tiles of the band, N]: of the rows of each tile
+  States<A> below;  // [tiles of N, columns of the band]: of its columns, where they are rows too
+  States<A> kept;   // [1, N]: of the bands before
+  bool last;
+};
+
+template <typename T, typename Math>
+__global__ void __launch_bounds__(kTileThreads, 1)
+    tiles_kernel(const ContrastiveProblem problem, const Band<AccumulateType<T>> band) {
   using A = AccumulateType<T>;
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  const int64_t row = blockIdx.x;
-  const T* anchor = static_cast<const T*>(problem.anchors) + row * problem.depth;
-  const T* contrast = static_cast<const T*>(problem.contrast);
-
+  constexpr int kSide = Math::kSide;
+  constexpr int kParts = kTileThreads / kSide;  // threads that share a row
+  const int64_t down = blockIdx.x;
+  const int64_t beside = band.first + blockIdx.y;
+  if (problem.symmetric && down > beside) {
+    return;  // the whole block
+  }
+  const int64_t first_row = down * kSide;
+  const int64_t first_column = beside * kSide;
+  const Panel<T> rows{static_cast<const T*>(problem.anchors) + first_row * problem.depth,
+                      problem.depth, problem.rows - first_row, problem.depth};
+  const Panel<T> columns{static_cast<const T*>(problem.contrast) + first_column * problem.depth,
+                         problem.depth, problem.columns - first_column, problem.depth};
+  const Shared<A> dots = product<Math, Layout::kAcross, Layout::kAcross>(rows, columns, int64_t{0},
+                                                                         problem.depth);
   const A inverse_temperature = inverse_temperature_of<A>(problem);
+  const int own = threadIdx.x / kParts;
+  const int part = threadIdx.x % kParts;
 
-  RowState<A> state;
-  for (int64_t begin = warp * kWarp; begin < problem.columns; begin += kThreads) {
-    A dot = 0;
-    for (int offset = 0; offset < kWarp && begin + offset < problem.columns; ++offset) {
-      const A value =
-          warp_dot(anchor, contrast + (begin + offset) * problem.depth, problem.depth, lane);
-      dot = lane == offset ? value : dot;
-    }
-    const int64_t column = begin + lane;
-    if (column < problem.columns) {
-      const Pair<A> pair = make_pair(problem, row, column, dot, inverse_temperature);
-      if (pair.counts) {
-        state.push(pair.logit, pair.z, pair.positive);
+  // The row `row` of the loss against the columns from `begin` on, as the tile has them.
+  const auto reduce = [&](int64_t row, int64_t begin, bool transposed) {
+    RowState<A> state;
+    if (row < problem.rows) {
+      for (int other = part; other < kSide && begin + other < problem.columns; other += kParts) {
+        const A dot = dots[transposed ? other * kResultPitch<Math> + own
+                                      : own * kResultPitch<Math> + other];
+        take(state, make_pair(problem, row, begin + other, dot, inverse_temperature));
       }
     }
+    return merge_lanes(state, kParts);
+  };
+  const RowState<A> state = reduce(first_row + own, first_column, false);
+  if (part == 0 && first_row + own < problem.rows) {
+    band.right.put(blockIdx.y, first_row + own, state);
   }
+  if (!problem.symmetric || down == beside) {
+    return;
+  }
+  const RowState<A> turned = reduce(first_column + own, first_row, true);
+  if (part == 0 && first_column + own < problem.rows) {
+    band.below.put(down, first_column + own - band.first * kSide, turned);
+  }
+}
 
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    state.merge(from_lane(state, step));
+template <typename A>
+__global__ void __launch_bounds__(kMergeThreads, 1)
+    merge_kernel(const ContrastiveProblem problem, const Band<A> band, int side, A* losses,
+                 A* stats) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kMergeThreads + threadIdx.x;
+  if (row >= problem.rows) {
+    return;
   }
-  // One state per warp, a field at a time: RowState initialises itself, shared memory cannot.
-  __shared__ A shared[5][kWarps];
-  if (lane == 0) {
-    shared[0][warp] = state.maximum;
-    shared[1][warp] = state.sum_e;
-    shared[2][warp] = state.sum_es;
-    shared[3][warp] = state.sum_k;
-    shared[4][warp] = state.sum_ks;
+  RowState<A> state;
+  if (band.first > 0) {
+    state = band.kept.get(0, row);
   }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int other = 1; other < kWarps; ++other) {
-      RowState<A> theirs;
-      theirs.maximum = shared[0][other];
-      theirs.sum_e = shared[1][other];
-      theirs.sum_es = shared[2][other];
-      theirs.sum_k = shared[3][other];
-      theirs.sum_ks = shared[4][other];
-      state.merge(theirs);
+  const int64_t own = row / side;
+  if (problem.symmetric && own >= band.first && own < band.first + band.tiles) {
+    for (int64_t tile = 0; tile < own; ++tile) {
+      state.merge(band.below.get(tile, row - band.first * side));
     }
-    state.drop_vanishing_positives(least_count<A>());
-    losses[row] = state.loss();
-    stats[kLogZ * problem.rows + row] = state.log_z();
-    stats[kCount * problem.rows + row] = state.sum_k;
-    stats[kPositiveMean * problem.rows + row] = state.positive_mean();
-    stats[kLogitGap * problem.rows + row] = state.logit_gap();
   }
+  for (int64_t tile = 0; tile < band.tiles; ++tile) {
+    if (!problem.symmetric || band.first + tile >= own) {
+      state.merge(band.right.get(tile, row));
+    }
+  }
+  if (!band.last) {
+    band.kept.put(0, row, state);
+    return;
+  }
+  state.drop_vanishing_positives(least_count<A>());
+  losses[row] = state.loss();
+  store_row(state, row, problem.rows, stats);
+}
+
+// Tiles and bands of a problem, for tiles of this side.
+struct Bands {
+  int64_t down;       // tiles of rows
+  int64_t beside;     // tiles of columns
+  int64_t tiles;      // of columns, per band
+  int64_t right;      // states
+  int64_t below;
+  int64_t kept;
+
+  Bands(const ContrastiveProblem& problem, int64_t side)
+      : down((problem.rows + side - 1) / side),
+        beside((problem.columns + side - 1) / side),
+        tiles(std::min(beside, kForwardBand / side)),
+        right(tiles * problem.rows),
+        below(problem.symmetric ? down * tiles * side : 0),
+        kept(tiles < beside ? problem.rows : 0) {}
+};
+
+template <typename T, typename Math>
+const char* launch(const ContrastiveProblem& problem, AccumulateType<T>* scratch,
+                   AccumulateType<T>* losses, AccumulateType<T>* stats, void* stream) {
+  using A = AccumulateType<T>;
+  const Bands bands(problem, Math::kSide);
+  A* below = scratch + kFields * bands.right;
+  A* kept = below + kFields * bands.below;
+  for (int64_t first = 0; first == 0 || first < bands.beside; first += bands.tiles) {
+    const int64_t tiles = std::min(bands.tiles, bands.beside - first);
+    const Band<A> band{first,
+                       tiles,
+                       {scratch, bands.tiles, problem.rows},
+                       {below, bands.down, bands.tiles * Math::kSide},
+                       {kept, 1, problem.rows},
+                       first + tiles >= bands.beside};
+    if (tiles > 0) {
+      const dim3 grid(static_cast<unsigned>(bands.down), static_cast<unsigned>(tiles));
+      if (const char* error = launch_kernel(
+              tiles_kernel<T, Math>, grid, kTileThreads,
+              product_bytes<Math>(Layout::kAcross, Layout::kAcross), stream, problem, band)) {
+        return error;
+      }
+    }
+    if (const char* error = launch_kernel(
+            merge_kernel<A>, blocks_for(problem.rows, kMergeThreads), kMergeThreads, 0, stream,
+            problem, band, static_cast<int>(Math::kSide), losses, stats)) {
+      return error;
+    }
+    if (tiles == 0) {
+      break;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
 
-const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* losses, void* stats,
-                                       void* stream) {
+int64_t contrastive_forward_scratch(const ContrastiveProblem& problem) {
+  int64_t states = 0;
+  dispatch_math(problem, [&](auto*, auto* math) {
+    const Bands bands(problem, std::remove_pointer_t<decltype(math)>::kSide);
+    states = bands.right + bands.below + bands.kept;
+    return static_cast<const char*>(nullptr);
+  });
+  return kFields * states;
+}
+
+const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* scratch,
+                                       void* losses, void* stats, void* stream) {
   if (problem.rows == 0) {
     return nullptr;
   }
-  return dispatch(problem.type, [&](auto* element) {
+  return dispatch_math(problem, [&](auto* element, auto* math) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    forward_kernel<T><<<static_cast<unsigned>(problem.rows), kThreads, 0,
-                        static_cast<cudaStream_t>(stream)>>>(problem, static_cast<A*>(losses),
-                                                             static_cast<A*>(stats));
-    return launch_error();
+    return launch<T, std::remove_pointer_t<decltype(math)>>(
+        problem, static_cast<A*>(scratch), static_cast<A*>(losses), static_cast<A*>(stats), stream);
   });
 }
 

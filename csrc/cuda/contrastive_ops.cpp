@@ -36,13 +36,33 @@ Embeddings embeddings_of(const ContrastiveArguments& arguments, void* stream) {
   return {anchors, arguments.symmetric ? anchors : scaled(arguments.contrast, stream)};
 }
 
-ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Embeddings& embeddings) {
+// Elements of the accumulate type.
+Tensor scratch_of(const ContrastiveArguments& arguments, int64_t elements) {
+  return torch::stable::new_empty(arguments.anchors, {elements},
+                                  accumulate_type(arguments.anchors.scalar_type()));
+}
+
+// The gradient of the rows, from that of the scaled rows `unit`.
+Tensor through_scaling(const Tensor& rows, const Tensor& unit, const Tensor& grad_unit,
+                       void* stream) {
+  Tensor gradient = torch::stable::empty_like(rows);
+  check(launch_unit_rows_backward(type_of(rows), rows.const_data_ptr(), unit.const_data_ptr(),
+                                  grad_unit.const_data_ptr(), rows.size(0), rows.size(1),
+                                  gradient.mutable_data_ptr(), stream),
+        "contrastive_backward");
+  return gradient;
+}
+
+}  // namespace
+
+ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Tensor& anchors,
+                              const Tensor& contrast) {
   const ContrastiveOptions& options = arguments.options;
   const bool wide = arguments.anchor_coordinates.scalar_type() == ScalarType::Double;
   ContrastiveProblem problem{};
-  problem.type = type_of(embeddings.anchors);
-  problem.anchors = embeddings.anchors.const_data_ptr();
-  problem.contrast = embeddings.contrast.const_data_ptr();
+  problem.type = type_of(anchors);
+  problem.anchors = anchors.const_data_ptr();
+  problem.contrast = contrast.const_data_ptr();
   problem.double_coordinates = wide;
   problem.anchor_coordinates = arguments.anchor_coordinates.const_data_ptr();
   problem.contrast_coordinates = arguments.contrast_coordinates.const_data_ptr();
@@ -69,26 +89,17 @@ ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Embed
   problem.symmetric = arguments.symmetric;
   problem.has_self = arguments.has_self;
   problem.self_offset = arguments.self_offset;
+  problem.tensor_float32 =
+      arguments.anchors.scalar_type() == ScalarType::Float && tensor_float32_allowed();
   return problem;
 }
-
-// The gradient of the rows, from that of the scaled rows `unit`.
-Tensor through_scaling(const Tensor& rows, const Tensor& unit, const Tensor& grad_unit,
-                       void* stream) {
-  Tensor gradient = torch::stable::empty_like(rows);
-  check(launch_unit_rows_backward(type_of(rows), rows.const_data_ptr(), unit.const_data_ptr(),
-                                  grad_unit.const_data_ptr(), rows.size(0), rows.size(1),
-                                  gradient.mutable_data_ptr(), stream),
-        "contrastive_backward");
-  return gradient;
-}
-
-}  // namespace
 
 void contrastive_losses(const ContrastiveArguments& arguments, void* losses, void* stats,
                         void* stream) {
   const Embeddings embeddings = embeddings_of(arguments, stream);
-  check(launch_contrastive_forward(problem_of(arguments, embeddings), losses, stats, stream),
+  const ContrastiveProblem problem = problem_of(arguments, embeddings.anchors, embeddings.contrast);
+  const Tensor scratch = scratch_of(arguments, contrastive_forward_scratch(problem));
+  check(launch_contrastive_forward(problem, scratch.mutable_data_ptr(), losses, stats, stream),
         "contrastive_forward");
 }
 
@@ -99,7 +110,9 @@ std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arg
   Tensor grad_anchors = torch::stable::empty_like(embeddings.anchors);
   Tensor grad_contrast = torch::stable::new_empty(
       embeddings.contrast, {arguments.symmetric ? 0 : arguments.columns, arguments.depth});
-  check(launch_contrastive_backward(problem_of(arguments, embeddings), upstream, stats,
+  const ContrastiveProblem problem = problem_of(arguments, embeddings.anchors, embeddings.contrast);
+  const Tensor scratch = scratch_of(arguments, contrastive_backward_scratch(problem));
+  check(launch_contrastive_backward(problem, upstream, stats, scratch.mutable_data_ptr(),
                                     grad_anchors.mutable_data_ptr(),
                                     grad_contrast.mutable_data_ptr(), stream),
         "contrastive_backward");

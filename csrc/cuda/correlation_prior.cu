@@ -13,10 +13,10 @@ constexpr int kWarps = kThreads / kWarp;
 
 // squared[j, l] = sum_i (y_ij - y_il)^2, one block each.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     squared_kernel(const PriorProblem problem, AccumulateType<T>* squared) {
   using A = AccumulateType<T>;
-  __shared__ A shared[kWarps];
+  UNIVA_SHARED(A, shared, kWarps);
   const int64_t pair = blockIdx.x;
   const T* first = static_cast<const T*>(problem.predictions) + pair / problem.labels;
   const T* second = static_cast<const T*>(problem.predictions) + pair % problem.labels;
@@ -33,10 +33,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // eta, by one block.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const PriorProblem problem, const AccumulateType<T>* squared, T* eta) {
   using A = AccumulateType<T>;
-  __shared__ A shared[kWarps];
+  UNIVA_SHARED(A, shared, kWarps);
   const T* similarity = static_cast<const T*>(problem.similarity);
   A sum = 0;
   for (int64_t pair = threadIdx.x; pair < problem.labels * problem.labels; pair += kThreads) {
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     grad_similarity_kernel(const PriorProblem problem, const T* upstream,
                            const AccumulateType<T>* squared, T* gradient) {
   using A = AccumulateType<T>;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // One thread per prediction.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     grad_predictions_kernel(const PriorProblem problem, const T* upstream,
                             const AccumulateType<T>* squared, T* gradient) {
   using A = AccumulateType<T>;
@@ -84,10 +84,6 @@ __global__ void __launch_bounds__(kThreads)
   gradient[element] = narrow<T>(widen(*upstream) * prior_scale<A>(problem.rows) * sum);
 }
 
-unsigned blocks_for(int64_t elements) {
-  return static_cast<unsigned>((elements + kThreads - 1) / kThreads);
-}
-
 }  // namespace
 
 const char* launch_prior_forward(const PriorProblem& problem, void* squared, void* eta,
@@ -95,18 +91,16 @@ const char* launch_prior_forward(const PriorProblem& problem, void* squared, voi
   return dispatch(problem.type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const auto on = static_cast<cudaStream_t>(stream);
     const int64_t pairs = problem.labels * problem.labels;
     if (pairs > 0) {
-      squared_kernel<T><<<static_cast<unsigned>(pairs), kThreads, 0, on>>>(
-          problem, static_cast<A*>(squared));
-      if (const char* error = launch_error()) {
+      if (const char* error = launch_kernel(squared_kernel<T>, static_cast<unsigned>(pairs),
+                                            kThreads, 0, stream, problem,
+                                            static_cast<A*>(squared))) {
         return error;
       }
     }
-    forward_kernel<T><<<1, kThreads, 0, on>>>(problem, static_cast<const A*>(squared),
-                                              static_cast<T*>(eta));
-    return launch_error();
+    return launch_kernel(forward_kernel<T>, 1, kThreads, 0, stream, problem,
+                         static_cast<const A*>(squared), static_cast<T*>(eta));
   });
 }
 
@@ -119,22 +113,21 @@ const char* launch_prior_backward(const PriorProblem& problem, const void* upstr
   return dispatch(problem.type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const auto on = static_cast<cudaStream_t>(stream);
     const T* grad = static_cast<const T*>(upstream);
     A* scratch = static_cast<A*>(squared);
-    squared_kernel<T><<<static_cast<unsigned>(pairs), kThreads, 0, on>>>(problem, scratch);
-    if (const char* error = launch_error()) {
+    if (const char* error = launch_kernel(squared_kernel<T>, static_cast<unsigned>(pairs), kThreads,
+                                          0, stream, problem, scratch)) {
       return error;
     }
-    grad_similarity_kernel<T><<<blocks_for(pairs), kThreads, 0, on>>>(
-        problem, grad, scratch, static_cast<T*>(grad_similarity));
-    const char* error = launch_error();
+    const char* error =
+        launch_kernel(grad_similarity_kernel<T>, blocks_for(pairs, kThreads), kThreads, 0, stream,
+                      problem, grad, scratch, static_cast<T*>(grad_similarity));
     if (error != nullptr || problem.rows == 0) {
       return error;
     }
-    grad_predictions_kernel<T><<<blocks_for(problem.rows * problem.labels), kThreads, 0, on>>>(
-        problem, grad, scratch, static_cast<T*>(grad_predictions));
-    return launch_error();
+    return launch_kernel(grad_predictions_kernel<T>,
+                         blocks_for(problem.rows * problem.labels, kThreads), kThreads, 0, stream,
+                         problem, grad, scratch, static_cast<T*>(grad_predictions));
   });
 }
 

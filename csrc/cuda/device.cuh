@@ -1,4 +1,4 @@
-// What every kernel needs: element types, dot products by a warp, reductions over a block.
+// What every kernel needs: element types, reductions over warps and blocks, pairs, launches.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,7 +8,10 @@
 #include <cstdint>
 
 #include "cuda/launch.h"
+#include "cuda/shared.cuh"
+#include "univa/gradient.h"
 #include "univa/positives.h"
+#include "univa/reduction.h"
 
 namespace univa::cuda {
 
@@ -37,14 +40,9 @@ __device__ __forceinline__ T narrow(AccumulateType<T> value) {
   return static_cast<T>(value);
 }
 
-// a . b, the same in every lane of the warp and the same for (b, a).
-template <typename T>
-__device__ __forceinline__ AccumulateType<T> warp_dot(const T* a, const T* b, int64_t depth,
-                                                      int lane) {
-  AccumulateType<T> sum = 0;
-  for (int64_t d = lane; d < depth; d += kWarp) {
-    sum += widen(a[d]) * widen(b[d]);
-  }
+// The sum over the warp, the same in every lane.
+template <typename A>
+__device__ __forceinline__ A warp_sum(A sum) {
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, step);
@@ -54,15 +52,10 @@ __device__ __forceinline__ AccumulateType<T> warp_dot(const T* a, const T* b, in
 
 // Sums over the block in a fixed order; the result is in thread 0. `shared`: one per warp.
 template <typename A>
-__device__ A block_sum(A sum, A* shared) {
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, step);
-  }
-  if (lane == 0) {
-    shared[warp] = sum;
+__device__ A block_sum(A sum, const Shared<A>& shared) {
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) {
+    shared[threadIdx.x / kWarp] = sum;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -72,6 +65,34 @@ __device__ A block_sum(A sum, A* shared) {
   }
   __syncthreads();
   return sum;
+}
+
+// The state of a row, merged over `lanes` neighbouring lanes (a power of two); the same in all.
+template <typename A>
+__device__ __forceinline__ RowState<A> merge_lanes(RowState<A> state, int lanes) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    if (step < lanes) {
+      RowState<A> other;
+      other.maximum = __shfl_xor_sync(kAllLanes, state.maximum, step);
+      other.sum_e = __shfl_xor_sync(kAllLanes, state.sum_e, step);
+      other.sum_es = __shfl_xor_sync(kAllLanes, state.sum_es, step);
+      other.sum_k = __shfl_xor_sync(kAllLanes, state.sum_k, step);
+      other.sum_ks = __shfl_xor_sync(kAllLanes, state.sum_ks, step);
+      state.merge(other);
+    }
+  }
+  return state;
+}
+
+// What is kept of row `row` of `rows`: its loss, and stats [4, rows].
+template <typename A>
+__device__ __forceinline__ void store_row(const RowState<A>& state, int64_t row, int64_t rows,
+                                          A* stats) {
+  stats[kLogZ * rows + row] = state.log_z();
+  stats[kCount * rows + row] = state.sum_k;
+  stats[kPositiveMean * rows + row] = state.positive_mean();
+  stats[kLogitGap * rows + row] = state.logit_gap();
 }
 
 template <typename A, typename U>
@@ -107,7 +128,8 @@ __device__ __forceinline__ A inverse_temperature_of(const ContrastiveProblem& pr
              : A(1) / *static_cast<const A*>(problem.learned_temperature);
 }
 
-// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij. Where `counts` is false there is no such pair.
+// One pair as reductions and gradients take it: its logit, z (see reduction.h) and k_ij. Where
+// `counts` is false there is no such pair.
 template <typename A>
 struct Pair {
   A logit;
@@ -132,10 +154,50 @@ __device__ __forceinline__ Pair<A> make_pair(const ContrastiveProblem& problem, 
   return {logit, logit, positive_weight<A>(problem, row, column), true};
 }
 
-// What the last launch came to: null, or CUDA's words.
-inline const char* launch_error() {
-  const cudaError_t error = cudaGetLastError();
+// Adds a pair to the state of its row. A self pair that is pushed alone would make z, not its logit,
+// what logits are relative to: where logits are small, they would drown in log w. So its state is one
+// relative to the logit, unless the weight is so small that others would vanish beside it.
+template <typename A>
+__device__ __forceinline__ void take(RowState<A>& state, const Pair<A>& pair) {
+  if (!pair.counts) {
+    return;
+  }
+  if (pair.z < pair.logit && pair.z > pair.logit - A(20)) {
+    RowState<A> own;
+    own.maximum = pair.logit;
+    own.sum_e = std::exp(pair.z - pair.logit);
+    own.sum_k = pair.positive;
+    state.merge(own);
+    return;
+  }
+  state.push(pair.logit, pair.z, pair.positive);
+}
+
+// Launches a kernel with `bytes` of dynamic shared memory; null, or CUDA's words on what went wrong.
+template <typename... Parameters, typename... Arguments>
+const char* launch_kernel(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t bytes,
+                          void* stream, const Arguments&... arguments) {
+  cudaError_t error = cudaSuccess;
+  if (bytes > 48 * 1024) {  // more has to be asked for
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(bytes));
+  }
+  if (error == cudaSuccess) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(bytes);
+    config.stream = static_cast<cudaStream_t>(stream);
+    error = cudaLaunchKernelEx(&config, kernel, arguments...);
+  }
+  const cudaError_t last = cudaGetLastError();  // takes it off, so that no later call sees it
+  error = error == cudaSuccess ? last : error;
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+// Blocks of `threads` for `count` things.
+inline unsigned blocks_for(int64_t count, int64_t threads) {
+  return static_cast<unsigned>((count + threads - 1) / threads);
 }
 
 // Calls `launch` with a null pointer of the element type.

@@ -34,7 +34,30 @@ struct ContrastiveProblem {
   bool symmetric;
   bool has_self;
   int64_t self_offset;
+  bool tensor_float32;  // float32 may be multiplied as TF32
 };
+
+// The tiles of a problem are taken in bands of columns, so that what is kept of them is linear in
+// the rows. Multiples of the largest tile's side.
+constexpr int64_t kTileSideLimit = 128;
+#if !defined(UNIVA_FORWARD_BAND)  // the tests have bands of their own, to see many of them
+#define UNIVA_FORWARD_BAND 4096
+#define UNIVA_COEFFICIENTS 16777216
+#endif
+constexpr int64_t kForwardBand = UNIVA_FORWARD_BAND;
+
+// Columns of a band of the backward: all of them where the coefficients of all pairs are few.
+constexpr int64_t kCoefficients = UNIVA_COEFFICIENTS;
+inline int64_t backward_band(int64_t rows, int64_t columns) {
+  const int64_t some = kCoefficients / (rows < 1 ? 1 : rows) / kTileSideLimit * kTileSideLimit;
+  return some >= columns ? columns : some < kTileSideLimit ? kTileSideLimit : some;
+}
+
+// Elements of the accumulate type that the forward needs as scratch.
+int64_t contrastive_forward_scratch(const ContrastiveProblem& problem);
+
+// The same for the backward: coefficients of a band, and gradients where they are not kept in place.
+int64_t contrastive_backward_scratch(const ContrastiveProblem& problem);
 
 struct PriorProblem {
   Type type;
@@ -45,10 +68,16 @@ struct PriorProblem {
   bool norm;
 };
 
+// What labels are given in.
+enum class LabelType : int {
+  kDouble, kFloat, kBFloat16, kHalf, kInt64, kInt32, kInt16, kInt8, kUInt8
+};
+
 struct ObjectiveProblem {
   Type type;           // of the logits
   const void* logits;  // [B, L]
-  const void* labels;  // [B, L], of the accumulate type
+  const void* labels;  // [B, L]
+  LabelType label_type;
   int64_t rows;        // B
   int64_t columns;     // L
   Classification classification;
@@ -67,18 +96,47 @@ struct Modalities {
   double shares[kModalities];
 };
 
+// A whole objective for one launch each way; its contrastive problems are symmetric, in the
+// embeddings as they are.
+constexpr int kFusedModalities = 8;
+struct FusedProblem {
+  ObjectiveProblem objective;
+  const void* similarity;  // [L, L] of the logits' type, or null
+  bool norm;
+  bool normalize;
+  int64_t count;   // of modalities
+  int64_t blocks;  // of each modality
+  ContrastiveProblem modalities[kFusedModalities];
+  double shares[kFusedModalities];
+  void* gradients[kFusedModalities];  // of the embeddings; backward only
+};
+
+// The largest dynamic shared memory of a block on the current device.
+const char* shared_memory_limit(int* bytes);
+
+// terms [3 + M], stats [M, 4, B]. partial: two doubles for each block of the grid (count * blocks +
+// 1), and behind them four bytes for a ticket.
+const char* launch_fused_forward(const FusedProblem& problem, int64_t shared_bytes, void* terms,
+                                 void* stats, void* partial, void* stream);
+
+// grad_terms [3 + M], stats [M, 4, B]; grad_logits and grad_similarity (null without a prior) in
+// the logits' type, grad_temperature one element or null.
+const char* launch_fused_backward(const FusedProblem& problem, int64_t shared_bytes,
+                                  const void* grad_terms, const void* stats, void* grad_logits,
+                                  void* grad_similarity, void* grad_temperature, void* stream);
+
 // Each launch runs on `stream` (a cudaStream_t) of the current device and returns null, or what
 // CUDA says went wrong. Pointers to results are in the accumulate type where no type is told.
 
-// losses [N], stats [4, N].
-const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* losses,
-                                       void* stats, void* stream);
+// losses [N], stats [4, N]; scratch as contrastive_forward_scratch says.
+const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* scratch,
+                                       void* losses, void* stats, void* stream);
 
-// grad_losses [N], stats [4, N]; grad_anchors [N, D] and grad_contrast [M, D] in the embeddings'
-// type, the latter null where the problem is symmetric.
+// grad_losses [N], stats [4, N]; scratch as contrastive_backward_scratch says; grad_anchors [N, D]
+// and grad_contrast [M, D] in the embeddings' type, the latter null where the problem is symmetric.
 const char* launch_contrastive_backward(const ContrastiveProblem& problem, const void* grad_losses,
-                                        const void* stats, void* grad_anchors, void* grad_contrast,
-                                        void* stream);
+                                        const void* stats, void* scratch, void* grad_anchors,
+                                        void* grad_contrast, void* stream);
 
 // squared [L, L]: scratch; eta: one element of the predictions' type.
 const char* launch_prior_forward(const PriorProblem& problem, void* squared, void* eta,

@@ -1,9 +1,7 @@
 // What the UniVA objective has besides contrastive losses and the prior: the classification term, a
 // warp per row of logits, and one block that puts the terms together, or takes their gradient apart.
 
-#include "cuda/device.cuh"
-#include "univa/objective.h"
-#include "univa/reduction.h"
+#include "cuda/classification.cuh"
 
 namespace univa::cuda {
 
@@ -12,62 +10,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-template <typename A>
-__device__ __forceinline__ A warp_sum(A sum) {
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, step);
-  }
-  return sum;
-}
-
-// log sum_j exp x_j, the same in every lane; a maximum that is infinite is what comes out.
 template <typename T>
-__device__ AccumulateType<T> warp_log_sum_exp(const T* values, int64_t count, int lane) {
-  using A = AccumulateType<T>;
-  A maximum = negative_infinity<A>();
-  for (int64_t j = lane; j < count; j += kWarp) {
-    maximum = widen(values[j]) > maximum ? widen(values[j]) : maximum;
-  }
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    const A other = __shfl_xor_sync(kAllLanes, maximum, step);
-    maximum = other > maximum ? other : maximum;
-  }
-  const A shift = maximum - maximum == A(0) ? maximum : A(0);
-  A sum = 0;
-  for (int64_t j = lane; j < count; j += kWarp) {
-    sum += std::exp(widen(values[j]) - shift);
-  }
-  return shift + std::log(warp_sum(sum));
-}
-
-// One row of logits and labels, for the warp that has it.
-template <typename T>
-struct Row {
-  using A = AccumulateType<T>;
-  const T* logits;
-  const A* labels;
-  A log_sum;
-  A label_log_sum;
-
-  static __device__ Row make(const ObjectiveProblem& problem, int64_t row, int lane) {
-    const T* logits = static_cast<const T*>(problem.logits) + row * problem.columns;
-    const A* labels = static_cast<const A*>(problem.labels) + row * problem.columns;
-    const A log_sum = warp_log_sum_exp(logits, problem.columns, lane);
-    const A label_log_sum = problem.classification == Classification::kKl
-                                ? warp_log_sum_exp(labels, problem.columns, lane)
-                                : A(0);
-    return {logits, labels, log_sum, label_log_sum};
-  }
-
-  __device__ Score<A> score(int64_t j) const { return Score<A>::make(widen(logits[j]), log_sum); }
-
-  __device__ A target(int64_t j) const { return labels[j] - label_log_sum; }
-};
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     rows_kernel(const ObjectiveProblem problem, AccumulateType<T>* row_losses,
                 AccumulateType<T>* predictions) {
   using A = AccumulateType<T>;
@@ -93,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // How many rows of a modality have positives; in thread 0.
 template <typename A>
-__device__ double count_positives(const A* stats, int64_t rows, double* shared) {
+__device__ double count_positives(const A* stats, int64_t rows, const Shared<double>& shared) {
   double count = 0;
   for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
     count += stats[kCount * rows + row] == A(0) ? 0.0 : 1.0;
@@ -102,7 +46,7 @@ __device__ double count_positives(const A* stats, int64_t rows, double* shared) 
 }
 
 template <typename A>
-__device__ double sum_of(const A* values, int64_t count, double* shared) {
+__device__ double sum_of(const A* values, int64_t count, const Shared<double>& shared) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) {
     sum += values[i];
@@ -112,10 +56,10 @@ __device__ double sum_of(const A* values, int64_t count, double* shared) {
 
 // One block.
 template <typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     terms_kernel(const ObjectiveProblem problem, const Modalities modalities, const A* row_losses,
                  const A* losses, const A* stats, A* terms) {
-  __shared__ double shared[kWarps];
+  UNIVA_SHARED(double, shared, kWarps);
   const int64_t rows = problem.rows;
   double total = 0;  // in thread 0
   if (modalities.first == 0) {
@@ -148,12 +92,12 @@ __global__ void __launch_bounds__(kThreads)
 
 // One block.
 template <typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     upstream_kernel(const ObjectiveProblem problem, const Modalities modalities,
                     const A* grad_terms, const A* stats, A* per_row, A* for_logits,
                     A* grad_temperature) {
-  __shared__ double shared[kWarps];
-  __shared__ double mean_upstream;
+  UNIVA_SHARED(double, shared, kWarps);
+  UNIVA_SHARED(double, mean_upstream, 1);
   const int64_t rows = problem.rows;
   const double of_total = grad_terms[kTotal];
   const bool first = modalities.first == 0;
@@ -168,18 +112,18 @@ __global__ void __launch_bounds__(kThreads)
     const A* own = stats + m * kStatsRows * rows;
     const double some = count_positives(own, rows, shared);
     if (threadIdx.x == 0) {
-      mean_upstream = (grad_terms[kContrastive + m] + modalities.shares[i] * of_total) /
+      mean_upstream[0] = (grad_terms[kContrastive + m] + modalities.shares[i] * of_total) /
                       mean_rows(problem.skip_rows, some, rows);
     }
     __syncthreads();
     double change = 0;
     for (int64_t row = threadIdx.x; row < rows; row += kThreads) {
-      per_row[m * rows + row] = static_cast<A>(mean_upstream);
+      per_row[m * rows + row] = static_cast<A>(mean_upstream[0]);
       change += own[kLogitGap * rows + row];  // 0 without positives
     }
     if (grad_temperature != nullptr) {
       change = block_sum(change, shared);
-      by_inverse += mean_upstream * change;
+      by_inverse += mean_upstream[0] * change;
     }
     __syncthreads();  // before mean_upstream changes
   }
@@ -191,7 +135,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     logits_kernel(const ObjectiveProblem problem, const AccumulateType<T>* for_logits,
                   const AccumulateType<T>* grad_predictions, T* grad_logits) {
   using A = AccumulateType<T>;
@@ -222,8 +166,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-unsigned blocks_for(int64_t rows) { return static_cast<unsigned>((rows + kWarps - 1) / kWarps); }
-
 }  // namespace
 
 const char* launch_objective_rows(const ObjectiveProblem& problem, void* row_losses,
@@ -234,10 +176,8 @@ const char* launch_objective_rows(const ObjectiveProblem& problem, void* row_los
   return dispatch(problem.type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const auto on = static_cast<cudaStream_t>(stream);
-    rows_kernel<T><<<blocks_for(problem.rows), kThreads, 0, on>>>(
-        problem, static_cast<A*>(row_losses), static_cast<A*>(predictions));
-    return launch_error();
+    return launch_kernel(rows_kernel<T>, blocks_for(problem.rows, kWarps), kThreads, 0, stream,
+                         problem, static_cast<A*>(row_losses), static_cast<A*>(predictions));
   });
 }
 
@@ -246,10 +186,9 @@ const char* launch_objective_terms(const ObjectiveProblem& problem, const Modali
                                    void* terms, void* stream) {
   return dispatch_accumulate(problem.type, [&](auto* element) {
     using A = std::remove_pointer_t<decltype(element)>;
-    terms_kernel<A><<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        problem, modalities, static_cast<const A*>(row_losses), static_cast<const A*>(losses),
-        static_cast<const A*>(stats), static_cast<A*>(terms));
-    return launch_error();
+    return launch_kernel(terms_kernel<A>, 1, kThreads, 0, stream, problem, modalities,
+                         static_cast<const A*>(row_losses), static_cast<const A*>(losses),
+                         static_cast<const A*>(stats), static_cast<A*>(terms));
   });
 }
 
@@ -259,10 +198,10 @@ const char* launch_objective_upstream(const ObjectiveProblem& problem,
                                       void* grad_temperature, void* stream) {
   return dispatch_accumulate(problem.type, [&](auto* element) {
     using A = std::remove_pointer_t<decltype(element)>;
-    upstream_kernel<A><<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        problem, modalities, static_cast<const A*>(grad_terms), static_cast<const A*>(stats),
-        static_cast<A*>(per_row), static_cast<A*>(for_logits), static_cast<A*>(grad_temperature));
-    return launch_error();
+    return launch_kernel(upstream_kernel<A>, 1, kThreads, 0, stream, problem, modalities,
+                         static_cast<const A*>(grad_terms), static_cast<const A*>(stats),
+                         static_cast<A*>(per_row), static_cast<A*>(for_logits),
+                         static_cast<A*>(grad_temperature));
   });
 }
 
@@ -274,11 +213,9 @@ const char* launch_objective_logits(const ObjectiveProblem& problem, const void*
   return dispatch(problem.type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const auto on = static_cast<cudaStream_t>(stream);
-    logits_kernel<T><<<blocks_for(problem.rows), kThreads, 0, on>>>(
-        problem, static_cast<const A*>(for_logits), static_cast<const A*>(grad_predictions),
-        static_cast<T*>(grad_logits));
-    return launch_error();
+    return launch_kernel(logits_kernel<T>, blocks_for(problem.rows, kWarps), kThreads, 0, stream,
+                         problem, static_cast<const A*>(for_logits),
+                         static_cast<const A*>(grad_predictions), static_cast<T*>(grad_logits));
   });
 }
 

@@ -1,8 +1,9 @@
-// The UniVA objective on CUDA tensors: its parts one after the other on the current stream, their
-// intermediate values in scratch.
+// The UniVA objective on CUDA tensors: in one launch each way where the plan says so, else its parts
+// one after the other on the current stream, their intermediate values in scratch.
 
 #include <algorithm>
 
+#include "cuda/plan.h"
 #include "cuda/tensors.h"
 #include "univa/reduction.h"
 
@@ -10,18 +11,46 @@ namespace univa::cuda {
 
 namespace {
 
+// None where the kernels read no labels of this type.
+std::optional<LabelType> label_type_of(const Tensor& labels) {
+  switch (labels.scalar_type()) {
+    case ScalarType::Double:
+      return LabelType::kDouble;
+    case ScalarType::Float:
+      return LabelType::kFloat;
+    case ScalarType::BFloat16:
+      return LabelType::kBFloat16;
+    case ScalarType::Half:
+      return LabelType::kHalf;
+    case ScalarType::Long:
+      return LabelType::kInt64;
+    case ScalarType::Int:
+      return LabelType::kInt32;
+    case ScalarType::Short:
+      return LabelType::kInt16;
+    case ScalarType::Char:
+      return LabelType::kInt8;
+    case ScalarType::Byte:
+    case ScalarType::Bool:
+      return LabelType::kUInt8;
+    default:
+      return std::nullopt;
+  }
+}
+
 // The objective of one call, and the scratch that both directions need.
 class Objective {
  public:
   Objective(const ObjectiveArguments& arguments, void* stream)
       : arguments_(arguments),
         stream_(stream),
-        labels_(converted(arguments.labels, arguments.wide)) {
+        labels_(readable(arguments)) {
     STD_TORCH_CHECK(arguments.columns <= kMaxLabels && arguments.rows <= kMaxRows, "at most ",
                     kMaxLabels, " labels and ", kMaxRows, " rows of logits on CUDA");
     problem_.type = type_of(arguments.logits);
     problem_.logits = arguments.logits.const_data_ptr();
     problem_.labels = labels_.const_data_ptr();
+    problem_.label_type = *label_type_of(labels_);
     problem_.rows = arguments.rows;
     problem_.columns = arguments.columns;
     problem_.classification = arguments.classification;
@@ -32,12 +61,53 @@ class Objective {
     problem_.learned_temperature = data_or_null(arguments.learned_temperature);
   }
 
-  void forward(const Tensor& terms, const Tensor& stats) const;
+  Plan plan() const {
+    int64_t depth = 0;
+    for (const ContrastiveArguments& modality : arguments_.modalities) {
+      depth = std::max(depth, modality.depth);
+    }
+    int limit = 0;
+    check(shared_memory_limit(&limit), "objective");
+    return plan_objective(problem_.type, arguments_.rows, depth, arguments_.columns,
+                          static_cast<int64_t>(arguments_.modalities.size()), limit);
+  }
+
+  // Terms [3 + M].
+  Tensor forward(const Tensor& stats) const;
 
   std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(const Tensor& grad_terms,
                                                                    const Tensor& stats) const;
 
+  // The same in one launch.
+  Tensor forward_at_once(const Plan& plan, const Tensor& stats) const;
+
+  std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward_at_once(
+      const Plan& plan, const Tensor& grad_terms, const Tensor& stats) const;
+
  private:
+  // In a type that the kernels read.
+  static Tensor readable(const ObjectiveArguments& arguments) {
+    return label_type_of(arguments.labels).has_value()
+               ? arguments.labels
+               : converted(arguments.labels, arguments.wide);
+  }
+
+  FusedProblem fused(const Plan& plan) const {
+    FusedProblem fused{};
+    fused.objective = problem_;
+    fused.similarity = data_or_null(arguments_.similarity);
+    fused.norm = arguments_.form == PriorForm::kNorm;
+    fused.count = static_cast<int64_t>(arguments_.modalities.size());
+    fused.blocks = plan.blocks;
+    for (int64_t m = 0; m < fused.count; ++m) {
+      const ContrastiveArguments& modality = arguments_.modalities[m];
+      fused.normalize = modality.options.normalize;
+      fused.modalities[m] = problem_of(modality, modality.anchors, modality.anchors);
+      fused.shares[m] = arguments_.shares[m];
+    }
+    return fused;
+  }
+
   Tensor scratch(std::initializer_list<int64_t> sizes) const {
     return torch::stable::new_empty(arguments_.logits, {sizes.begin(), sizes.size()},
                                     arguments_.wide);
@@ -82,13 +152,29 @@ class Objective {
 
   const ObjectiveArguments& arguments_;
   void* stream_;
-  Tensor labels_;  // in the accumulate type
+  Tensor labels_;
   ObjectiveProblem problem_{};
 };
 
-void Objective::forward(const Tensor& terms, const Tensor& stats) const {
+Tensor Objective::forward_at_once(const Plan& plan, const Tensor& stats) const {
+  // What the blocks leave for the last one lies behind the terms, so that there is one allocation.
+  const FusedProblem problem = fused(plan);
+  const int64_t size = accumulate_bytes(problem_.type);
+  const int64_t terms = kContrastive + problem.count;
+  const int64_t before = (terms * size + 7) / 8 * 8 / size;
+  const int64_t behind = (16 * (problem.count * problem.blocks + 1) + 8) / size;
+  Tensor memory = scratch({before + behind});
+  check(launch_fused_forward(problem, plan.shared_bytes, memory.mutable_data_ptr(),
+                             stats.mutable_data_ptr(), at(memory, before), stream_),
+        "objective_forward");
+  return torch::stable::narrow(memory, 0, 0, terms);
+}
+
+Tensor Objective::forward(const Tensor& stats) const {
   constexpr const char* kOp = "objective_forward";
   const int64_t rows = arguments_.rows;
+  Tensor terms =
+      scratch({kContrastive + static_cast<int64_t>(arguments_.modalities.size())});
   const int64_t labels = arguments_.columns;
   const bool has_prior = arguments_.has_prior();
   const int64_t count = static_cast<int64_t>(arguments_.modalities.size());
@@ -113,6 +199,30 @@ void Objective::forward(const Tensor& terms, const Tensor& stats) const {
                                  terms.mutable_data_ptr(), stream_),
           kOp);
   });
+  return terms;
+}
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> Objective::backward_at_once(
+    const Plan& plan, const Tensor& grad_terms, const Tensor& stats) const {
+  FusedProblem problem = fused(plan);
+  const bool learned = arguments_.learned_temperature.has_value();
+  Tensor grad_logits = torch::stable::empty_like(arguments_.logits);
+  Tensor grad_similarity =
+      arguments_.has_prior()
+          ? torch::stable::empty_like(*arguments_.similarity)
+          : torch::stable::new_empty(arguments_.logits, {0});
+  Tensor grad_temperature = learned ? scratch({}) : scratch({0});
+  std::vector<Tensor> grad_embeddings;
+  for (int64_t m = 0; m < problem.count; ++m) {
+    grad_embeddings.push_back(torch::stable::empty_like(arguments_.modalities[m].anchors));
+    problem.gradients[m] = grad_embeddings.back().mutable_data_ptr();
+  }
+  check(launch_fused_backward(problem, plan.shared_bytes, grad_terms.const_data_ptr(),
+                              stats.const_data_ptr(), grad_logits.mutable_data_ptr(),
+                              grad_similarity.mutable_data_ptr(),
+                              learned ? grad_temperature.mutable_data_ptr() : nullptr, stream_),
+        "objective_backward");
+  return {grad_logits, grad_similarity, grad_temperature, grad_embeddings};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> Objective::backward(
@@ -178,11 +288,11 @@ std::tuple<Tensor, Tensor> objective_forward(
       {learned_temperature, temperature, radius, sigma, self_weight, 0, false, normalize}, alpha,
       skip_rows, classification, prior);
   const int64_t count = static_cast<int64_t>(embeddings.size());
-  Tensor terms = torch::stable::new_empty(arguments.logits, {kContrastive + count}, arguments.wide);
-  Tensor stats = torch::stable::new_empty(arguments.logits, {count, kStatsRows, arguments.rows},
+  const Tensor stats = torch::stable::new_empty(arguments.logits, {count, kStatsRows, arguments.rows},
                                           arguments.wide);
-  Objective(arguments, current_stream(logits.get_device_index())).forward(terms, stats);
-  return {terms, stats};
+  const Objective objective(arguments, current_stream(logits.get_device_index()));
+  const Plan plan = objective.plan();
+  return {plan.fused ? objective.forward_at_once(plan, stats) : objective.forward(stats), stats};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> objective_backward(
@@ -198,7 +308,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> objective_backward(
       {learned_temperature, temperature, radius, sigma, self_weight, 0, false, normalize}, alpha,
       skip_rows, classification, prior);
   const auto [upstream, kept] = check_objective_backward(arguments, grad_terms, stats);
-  return Objective(arguments, current_stream(logits.get_device_index())).backward(upstream, kept);
+  const Objective objective(arguments, current_stream(logits.get_device_index()));
+  const Plan plan = objective.plan();
+  return plan.fused ? objective.backward_at_once(plan, upstream, kept)
+                    : objective.backward(upstream, kept);
 }
 
 }  // namespace univa::cuda

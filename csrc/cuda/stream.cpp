@@ -29,7 +29,38 @@ GetCurrentStream get_current_stream() {
   return function;
 }
 
+using GlobalContext = void* (*)();
+using AllowTF32 = bool (*)(const void* context);
+
+// at::globalContext() and at::Context::allowTF32CuBLAS() const. The stable interface does not tell
+// of this setting; where a later torch has other names, float32 stays float32.
+struct Setting {
+  GlobalContext context = nullptr;
+  AllowTF32 allow = nullptr;
+
+  Setting() {
+    if (void* library = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD)) {
+      context = reinterpret_cast<GlobalContext>(dlsym(library, "_ZN2at13globalContextEv"));
+      allow =
+          reinterpret_cast<AllowTF32>(dlsym(library, "_ZNK2at7Context15allowTF32CuBLASEv"));
+      dlclose(library);  // gives back the reference just taken
+    }
+  }
+};
+
 }  // namespace
+
+bool tensor_float32_allowed() {
+  static const Setting setting;
+  if (setting.context == nullptr || setting.allow == nullptr) {
+    return false;
+  }
+  try {
+    return setting.allow(setting.context());
+  } catch (...) {  // torch's old and new settings contradict each other
+    return false;
+  }
+}
 
 bool stream_function_found() { return get_current_stream() != nullptr; }
 

@@ -1,4 +1,4 @@
-// The current CUDA stream of the loaded torch, which may be a CPU build.
+// What the loaded torch, which may be a CPU build, says of its stream and its settings.
 #pragma once
 
 #include <cstdint>
@@ -10,5 +10,8 @@ bool stream_function_found();
 
 // A cudaStream_t. Throws where torch has no CUDA.
 void* current_stream(int32_t device_index);
+
+// Whether torch's setting lets float32 products be computed as TF32; false where it cannot be asked.
+bool tensor_float32_allowed();
 
 }  // namespace univa::cuda

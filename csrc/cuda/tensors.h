@@ -43,6 +43,10 @@ inline Tensor converted(const Tensor& tensor, ScalarType type) {
   return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
 }
 
+// The problem of contrasting these embeddings, as they lie there.
+ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Tensor& anchors,
+                              const Tensor& contrast);
+
 // Contrastive losses [N] and stats [4, N], in the accumulate type; for the op and the objective.
 void contrastive_losses(const ContrastiveArguments& arguments, void* losses, void* stats,
                         void* stream);

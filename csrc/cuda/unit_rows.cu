@@ -12,7 +12,8 @@ constexpr int kWarps = kThreads / kWarp;
 
 // The length of a row, in every thread.
 template <typename T>
-__device__ double length_of(const T* row, int64_t depth, double* shared, double* length) {
+__device__ double length_of(const T* row, int64_t depth, const Shared<double>& shared,
+                            const Shared<double>& length) {
   double squared = 0;
   for (int64_t d = threadIdx.x; d < depth; d += kThreads) {
     const double value = widen(row[d]);
@@ -20,45 +21,45 @@ __device__ double length_of(const T* row, int64_t depth, double* shared, double*
   }
   squared = block_sum(squared, shared);
   if (threadIdx.x == 0) {
-    *length = std::sqrt(squared);
+    length[0] = std::sqrt(squared);
   }
   __syncthreads();
-  return *length;
+  return length[0];
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     unit_kernel(const T* rows, int64_t depth, AccumulateType<T>* unit) {
-  __shared__ double shared[kWarps];
-  __shared__ double length;
+  UNIVA_SHARED(double, shared, kWarps);
+  UNIVA_SHARED(double, length, 1);
   const int64_t start = static_cast<int64_t>(blockIdx.x) * depth;
-  const double divisor = unit_divisor(length_of(rows + start, depth, shared, &length));
+  const double divisor = unit_divisor(length_of(rows + start, depth, shared, length));
   for (int64_t d = threadIdx.x; d < depth; d += kThreads) {
     unit[start + d] = static_cast<AccumulateType<T>>(widen(rows[start + d]) / divisor);
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const T* rows, const AccumulateType<T>* unit,
                     const AccumulateType<T>* grad_unit, int64_t depth, T* gradient) {
   using A = AccumulateType<T>;
-  __shared__ double shared[kWarps];
-  __shared__ double length;
-  __shared__ double along;
+  UNIVA_SHARED(double, shared, kWarps);
+  UNIVA_SHARED(double, length, 1);
+  UNIVA_SHARED(double, along, 1);
   const int64_t start = static_cast<int64_t>(blockIdx.x) * depth;
-  const double own_length = length_of(rows + start, depth, shared, &length);
+  const double own_length = length_of(rows + start, depth, shared, length);
   double product = 0;
   for (int64_t d = threadIdx.x; d < depth; d += kThreads) {
     product += static_cast<double>(grad_unit[start + d]) * unit[start + d];
   }
   product = block_sum(product, shared);
   if (threadIdx.x == 0) {
-    along = product;
+    along[0] = product;
   }
   __syncthreads();
   for (int64_t d = threadIdx.x; d < depth; d += kThreads) {
-    const double value = through_unit<double>(grad_unit[start + d], unit[start + d], along,
+    const double value = through_unit<double>(grad_unit[start + d], unit[start + d], along[0],
                                               own_length);
     gradient[start + d] = narrow<T>(static_cast<A>(value));
   }
@@ -74,9 +75,8 @@ const char* launch_unit_rows(Type type, const void* rows, int64_t count, int64_t
   return dispatch(type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    unit_kernel<T><<<static_cast<unsigned>(count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const T*>(rows), depth, static_cast<A*>(unit));
-    return launch_error();
+    return launch_kernel(unit_kernel<T>, static_cast<unsigned>(count), kThreads, 0, stream,
+                         static_cast<const T*>(rows), depth, static_cast<A*>(unit));
   });
 }
 
@@ -89,11 +89,9 @@ const char* launch_unit_rows_backward(Type type, const void* rows, const void* u
   return dispatch(type, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     using A = AccumulateType<T>;
-    const unsigned blocks = static_cast<unsigned>(count);
-    backward_kernel<T><<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const T*>(rows), static_cast<const A*>(unit), static_cast<const A*>(grad_unit),
-        depth, static_cast<T*>(gradient));
-    return launch_error();
+    return launch_kernel(backward_kernel<T>, static_cast<unsigned>(count), kThreads, 0, stream,
+                         static_cast<const T*>(rows), static_cast<const A*>(unit),
+                         static_cast<const A*>(grad_unit), depth, static_cast<T*>(gradient));
   });
 }
 

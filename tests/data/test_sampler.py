@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from univa.data import DialogueBatchSampler
+from univa.data import DialogueBatchSampler, UtteranceBatchSampler
 from univa.errors import UserError
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=40)
@@ -32,31 +32,66 @@ def test_every_utterance_comes_once_and_short_dialogues_stay_whole(
                 assert len(here) >= sizes[place] // -(-sizes[place] // batch_size)
 
 
+def every_kind(sizes, **options):
+    yield lambda **more: DialogueBatchSampler(sizes, **options, **more)
+    options.pop("shuffle")
+    yield lambda **more: UtteranceBatchSampler(sum(sizes), **options, **more)
+
+
 @given(lengths, st.integers(1, 24), st.integers(0, 5), st.integers(1, 5), st.booleans())
 def test_ranks_make_the_same_number_of_steps_and_share_the_epoch(
     sizes, batch_size, epoch, world_size, shuffle
 ):
-    ranks = [
-        DialogueBatchSampler(
-            sizes, batch_size=batch_size, rank=rank, world_size=world_size, shuffle=shuffle
+    for make in every_kind(sizes, batch_size=batch_size, shuffle=shuffle):
+        ranks = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
+        parts = [rank.batches(epoch) for rank in ranks]
+        assert len({len(part) for part in parts}) == 1
+        assert all(0 < len(batch) <= batch_size for part in parts for batch in part)
+        assert ranks[0].sizes(epoch) == [sum(map(len, k)) for k in zip(*parts, strict=True)]
+        seen = sorted(i for part in parts for batch in part for i in batch)
+        if batch_size > 1 and sum(sizes) >= world_size:
+            assert seen == list(range(sum(sizes)))
+        assert set(seen) == set(range(sum(sizes)))
+        assert ranks[0].total_steps(3) == sum(len(ranks[0].batches(e)) for e in range(3))
+        assert ranks[0].total_steps(2, 3) == sum(
+            -(-len(ranks[0].batches(e)) // 3) for e in range(2)
         )
-        for rank in range(world_size)
-    ]
-    parts = [rank.batches(epoch) for rank in ranks]
-    assert len({len(part) for part in parts}) == 1
-    assert all(0 < len(batch) <= batch_size for part in parts for batch in part)
-    seen = sorted(i for part in parts for batch in part for i in batch)
-    if any(len(batch) > 1 for part in parts for batch in part):  # halving was enough
-        assert seen == list(range(sum(sizes)))
-    assert set(seen) == set(range(sum(sizes)))
-    assert ranks[0].total_batches(3) == sum(len(ranks[0].batches(e)) for e in range(3))
 
 
-def test_halving_for_the_ranks_cuts_between_dialogues():
-    sampler = DialogueBatchSampler([3, 4, 2], batch_size=9, world_size=2, shuffle=False)
-    other = DialogueBatchSampler([3, 4, 2], batch_size=9, world_size=2, rank=1, shuffle=False)
-    assert sampler.batches(0) == [[0, 1, 2]]
-    assert other.batches(0) == [[3, 4, 5, 6, 7, 8]]
+@given(lengths, st.integers(2, 12), st.integers(0, 5), st.integers(2, 4))
+def test_ranks_together_see_the_batches_of_one_process(sizes, batch_size, epoch, world_size):
+    if sum(sizes) < 2 * world_size * batch_size:
+        return
+    for make in every_kind(sizes, seed=3, shuffle=True, batch_size=batch_size):
+        parts = [make(rank=r, world_size=world_size).batches(epoch) for r in range(world_size)]
+        together = [sorted(i for part in k for i in part) for k in zip(*parts, strict=True)]
+        for alone in every_kind(sizes, seed=3, shuffle=True, batch_size=batch_size * world_size):
+            batches = [sorted(batch) for batch in alone().batches(epoch)]
+            if isinstance(alone(), type(make())) and min(map(len, batches)) >= world_size:
+                assert together == batches
+
+
+def test_whole_dialogues_go_to_ranks_where_they_fit():
+    def both(sizes, batch_size):
+        options = {"batch_size": batch_size, "world_size": 2, "shuffle": False}
+        return [DialogueBatchSampler(sizes, rank=r, **options).batches(0) for r in range(2)]
+
+    assert both([3, 4, 2], 5) == [[[3, 4, 5, 6]], [[0, 1, 2, 7, 8]]]
+    assert both([1, 8], 5) == [[[0, 1, 2, 3]], [[4, 5, 6, 7, 8]]]
+
+
+@given(lengths, st.integers(1, 24), st.integers(1, 60))
+def test_a_budget_of_tokens(sizes, batch_size, budget):
+    tokens = [3 * size for size in sizes]
+    sampler = DialogueBatchSampler(
+        sizes, batch_size=batch_size, dialogue_tokens=tokens, batch_tokens=budget
+    )
+    owner = dialogue_of(sizes)
+    batches = sampler.batches(1)
+    assert sorted(i for batch in batches for i in batch) == list(range(sum(sizes)))
+    for batch in batches:
+        here = {owner[i] for i in batch}
+        assert len(here) == 1 or sum(tokens[place] for place in here) <= budget
 
 
 def test_too_few_utterances_for_the_ranks_are_given_out_again():
@@ -89,6 +124,14 @@ def test_the_order_is_the_same_on_every_platform():
 def test_long_dialogues_are_cut_evenly():
     sampler = DialogueBatchSampler([2, 13, 2], batch_size=6, shuffle=False)
     assert [len(batch) for batch in sampler.batches(0)] == [2, 4, 4, 5, 2]
+
+
+def test_single_utterances_are_drawn_anew_in_every_epoch():
+    sampler = UtteranceBatchSampler(20, batch_size=8, seed=5)
+    assert [len(batch) for batch in sampler.batches(0)] == [8, 8, 4]
+    assert sampler.batches(0) == UtteranceBatchSampler(20, batch_size=8, seed=5).batches(0)
+    assert sampler.batches(0) != sampler.batches(1)
+    assert sampler.batches(0) != UtteranceBatchSampler(20, batch_size=8, seed=6).batches(0)
 
 
 def test_bad_arguments():

@@ -111,3 +111,101 @@ def test_objective_equals_the_reference_and_never_synchronises():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(got, expected)
+
+
+def objective_step(batch, dtype=torch.float32):
+    """A step of the whole loss on fixed inputs, and those inputs."""
+    generator = torch.Generator().manual_seed(batch)
+    names = ("text", "audio", "vision")
+
+    def tensor(*shape):
+        return torch.randn(shape, generator=generator).to("cuda", dtype).requires_grad_()
+
+    logits, similarity = tensor(batch, 6), tensor(6, 6)
+    labels = torch.randint(0, 2, (batch, 6), generator=generator).cuda()
+    rows = {name: tensor(batch, 768) for name in names}
+    va = {name: torch.rand(batch, 2, generator=generator).cuda() for name in names}
+    loss = UniVALoss(prior="norm", radius=0.3)
+    leaves = [logits, similarity, *rows.values()]
+
+    def step():
+        total = loss(logits, labels, rows, va, similarity).total
+        return (total.detach(), *torch.autograd.grad(total, leaves))
+
+    return step, leaves
+
+
+# 32 is one launch each way; 700 goes part by part, in tiles.
+@pytest.mark.parametrize("batch", [12, 32, 256, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_captured_step_replays_on_new_values(batch, dtype):
+    step, leaves = objective_step(batch, dtype)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for scale in (1.0, 0.5, -2.0):
+        with torch.no_grad():
+            for leaf in leaves:
+                leaf.mul_(scale)
+        graph.replay()
+        graph.replay()  # the last block's ticket begins at 0 again
+        assert all(map(torch.equal, captured, step()))
+
+
+def test_the_whole_loss_is_one_kernel_each_way():
+    step, _ = objective_step(32)
+    step()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if "fused_" in event.name]
+    assert sum("fused_forward_kernel" in name for name in kernels) == 1
+    assert sum("fused_backward_kernel" in name for name in kernels) == 1
+
+
+def test_launches_on_two_streams_do_not_disturb_each_other():
+    steps = [objective_step(batch)[0] for batch in (32, 64)]
+    expected = [step() for step in steps]
+    streams = [torch.cuda.Stream() for _ in steps]
+    torch.cuda.synchronize()
+    for _ in range(50):
+        got = []
+        for step, stream in zip(steps, streams, strict=True):
+            with torch.cuda.stream(stream):
+                got.append(step())
+        torch.cuda.synchronize()
+        for ours, want in zip(got, expected, strict=True):
+            assert all(map(torch.equal, ours, want))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_unaligned_rows_give_the_same_bits(dtype):
+    plain = torch.randn(70, 40, device="cuda").to(dtype)
+    va = torch.rand(70, 2, device="cuda")
+    unaligned = torch.zeros(70 * 40 + 1, dtype=dtype, device="cuda")[1:].view(70, 40).copy_(plain)
+    results = []
+    for rows in (plain.requires_grad_(), unaligned.requires_grad_()):
+        loss = va_supcon_loss(rows, va, radius=0.3)
+        results.append((loss, *torch.autograd.grad(loss, rows)))
+    assert all(map(torch.equal, *results))
+
+
+def test_tensor_float32_is_taken_where_torch_allows_it():
+    case = Case(torch.randn(300, 64).double(), torch.rand(300, 2), {"radius": 0.3})
+    truth = oracle.expected(case, torch.float32)
+    before = torch.backends.cuda.matmul.allow_tf32
+    errors = {}
+    try:
+        for allowed in (False, True):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            losses = oracle.evaluate(case, "cuda", torch.float32, "cuda").losses
+            errors[allowed] = (losses.double().cpu() - truth.losses).abs().max().item()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert errors[False] < errors[True] < 0.1

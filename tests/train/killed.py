@@ -87,11 +87,24 @@ def install(moment: str, count: int) -> None:
         raise ValueError(moment)
 
 
-def train_as_rank(
-    rank: int, size: int, port: int, config: TrainConfig, records: Path, stop: bool
-) -> None:
-    """Be one rank of a run, as torchrun would start it; keep what it sees and what it ends with."""
+def train_as_rank_and_die(rank: int, size: int, port: int, config: TrainConfig, dying: int) -> None:
+    """Be one rank of a run; the dying one kills itself after a few batches."""
     torch.set_num_threads(1)
+    join(rank, size, port)
+    forward, calls = UniVALoss.forward, []
+
+    def watched_forward(self, *args):
+        calls.append(1)
+        if rank == dying and len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, *args)
+
+    UniVALoss.forward = watched_forward
+    univa.train.train(config)
+
+
+def join(rank: int, size: int, port: int) -> None:
+    """Set what torchrun would."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -99,9 +112,17 @@ def train_as_rank(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+
+
+def train_as_rank(
+    rank: int, size: int, port: int, config: TrainConfig, records: Path, stop: bool
+) -> None:
+    """Be one rank of a run, as torchrun would start it; keep what it sees and what it ends with."""
+    torch.set_num_threads(1)
+    join(rank, size, port)
     seen: list[list[str]] = []
     models: list[Any] = []
-    make_optimizer = univa.train._make_optimizer
+    make_optimizer = univa.train.make_optimizer
     forward = UniVALoss.forward
     call = Collator.__call__
 
@@ -112,7 +133,7 @@ def train_as_rank(
 
     def watched_call(self, indices):
         batch = call(self, indices)
-        if batch.utterance_ids[0].startswith("train"):  # the first process validates, too
+        if batch.utterance_ids[0].startswith("train"):  # they validate, too
             seen.append(list(batch.utterance_ids))
         return batch
 
@@ -121,7 +142,7 @@ def train_as_rank(
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, *args)
 
-    univa.train._make_optimizer = watched_optimizer
+    univa.train.make_optimizer = watched_optimizer
     UniVALoss.forward = watched_forward
     Collator.__call__ = watched_call
     try:

@@ -42,7 +42,7 @@ def test_python_m_univa_and_console_script():
     assert (result.returncode, result.stdout) == (0, f"univa {__version__}\n")
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["va"], ["va", "--help"]])
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["va"], ["data", "--help"]])
 def test_usage(args, capsys):
     assert main(args) == 0
     assert "usage: univa COMMAND" in capsys.readouterr().out
@@ -54,6 +54,9 @@ def test_usage(args, capsys):
         ("train", "mosei-text"),
         ("train demo", "--loss.temperature"),
         ("evaluate", "--split"),
+        ("convert-checkpoint", "--num-heads"),
+        ("data convert", "--dtype"),
+        ("data verify", "STORE"),
         ("va fit-text", "--encoder"),
         ("va score-text", "--scorer"),
     ],
@@ -71,7 +74,10 @@ def test_help_of_commands(command, option, capsys):
 def test_unknown_command(args, capsys):
     message = refused(capsys, *args)
     given = " ".join(args[:2]) if args[0] == "va" else args[0]
-    assert message == f"no command {given!r}; commands: train, evaluate, va fit-text, va score-text"
+    assert message == (
+        f"no command {given!r}; commands: train, evaluate, ablate, convert-checkpoint, "
+        "data convert, data verify, va fit-text, va score-text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_mistakes_in_options_leave_nothing_behind(changes, said, capsys, tmp_pat
 
 def test_mosei_text_needs_a_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refused(capsys, "train", "mosei-text").startswith("no data folder: give --data FOLDER")
+    assert refused(capsys, "train", "mosei-text").startswith("no data: give --data FOLDER")
     assert "nowhere" in refused(capsys, "train", "mosei-text", "--data", "nowhere")
     assert list(tmp_path.iterdir()) == []
 

@@ -5,14 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.killed import start, train_as_rank
-from tests.train.tiny import assert_same_run, options, read_log, tiny
+from tests.train.killed import start, train_as_rank, train_as_rank_and_die
+from tests.train.tiny import assert_same_run, one_thread, options, read_log, tiny
 from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.train import train
@@ -23,13 +25,17 @@ ROOT = Path(__file__).parents[2]
 def run_ranks(config: TrainConfig, records: Path, *, stop_rank: int = -1) -> list[int | None]:
     """Train with two processes; each saves what it saw and its weights in `records`."""
     records.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [start(train_as_rank, r, 2, port, config, records, r == stop_rank) for r in (0, 1)]
     for process in processes:
         process.join(timeout=120)
     return [process.exitcode for process in processes]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +76,92 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(both: Pat
         train(tiny(resume=str(run)))
     assert run_ranks(tiny(resume=str(run)), tmp_path / "second") == [0, 0]
     assert_same_run(run, both / "run")
+
+
+def test_two_processes_are_one_with_their_batches_together(tmp_path: Path):
+    """With --loss.gather, and dropout off: the same batches, objective, gradients and figures."""
+
+    def config(batch_size: int, run: str) -> TrainConfig:
+        given = tiny(run_folder=str(tmp_path / run), epochs=2)
+        return replace(
+            given,
+            model=replace(given.model, dropout=0.0),
+            data=replace(given.data, batch_size=batch_size),
+            loss=replace(given.loss, gather=True),
+        )
+
+    assert run_ranks(config(6, "two"), tmp_path / "records") == [0, 0]
+    with one_thread():
+        train(config(12, "one"))
+    seen = [json.loads((tmp_path / f"records/seen{r}.json").read_text()) for r in (0, 1)]
+    assert all(a and b and not set(a) & set(b) for a, b in zip(*seen, strict=True))
+    logs = [read_log(tmp_path / run) for run in ("two", "one")]
+    assert len(logs[0]) == len(logs[1])
+    for two, one in zip(*logs, strict=True):
+        assert two["event"] == one["event"]
+        for key, value in one.items():
+            if isinstance(value, float):
+                # The same sums in another order; Adam's first steps magnify what differs.
+                assert two[key] == pytest.approx(value, rel=2e-3, abs=1e-6), (one["step"], key)
+        if one["event"] == "step":
+            assert (two["utterances"], two["learning_rate"]) == (
+                one["utterances"],
+                one["learning_rate"],
+            )
+    first_two, first_one = logs[0][0], logs[1][0]
+    for key in ("loss", "classification", "prior", "contrastive_text", "grad_norm"):
+        assert first_two[key] == pytest.approx(first_one[key], rel=1e-5), key
+    weights = [
+        load_file(tmp_path / run / "checkpoints" / "last" / "model.safetensors")
+        for run in ("two", "one")
+    ]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=5e-3, atol=2e-4)
+    # It is not so when each process contrasts its own half.
+    apart = config(6, "apart")
+    apart = replace(apart, loss=replace(apart.loss, gather=False))
+    assert run_ranks(apart, tmp_path / "apart-records") == [0, 0]
+    ours = read_log(tmp_path / "apart")[0]
+    assert ours["contrastive_text"] != pytest.approx(first_one["contrastive_text"], rel=1e-3)
+    assert ours["classification"] == pytest.approx(first_one["classification"], rel=1e-5)
+
+
+def test_when_a_process_is_killed_the_other_ends_with_an_error(tmp_path: Path):
+    config = tiny(run_folder=str(tmp_path / "run"), timeout=20.0)
+    begun = time.monotonic()
+    port = free_port()
+    processes = [start(train_as_rank_and_die, r, 2, port, config, 1) for r in (0, 1)]
+    for process in processes:
+        process.join(timeout=90)
+    codes = [process.exitcode for process in processes]
+    assert codes[1] == -9
+    assert codes[0] not in (0, None)  # an error, and no hang
+    assert time.monotonic() - begun < 80
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("accumulate", [3])
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path, accumulate):
+    """Where the loss is a mean over utterances: no contrast and no prior."""
+
+    def run(name: str, batch_size: int, count: int) -> list[dict]:
+        given = tiny(run_folder=str(tmp_path / name), epochs=1)
+        given = replace(
+            given,
+            model=replace(given.model, dropout=0.0, prior=False),
+            data=replace(given.data, batch_size=batch_size, sampler="utterances"),
+            loss=replace(given.loss, alpha=0.0, prior=None),
+            optimizer=replace(given.optimizer, accumulate=count),
+        )
+        with one_thread():
+            train(given)
+        return [r for r in read_log(tmp_path / name) if r["event"] == "step"]
+
+    small, large = run("small", 5, accumulate), run("large", 5 * accumulate, 1)
+    assert [r["utterances"] for r in small] == [r["utterances"] for r in large]
+    for ours, theirs in zip(small, large, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
 def test_torchrun(both: Path, tmp_path: Path):

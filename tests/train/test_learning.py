@@ -15,8 +15,9 @@ from univa.cli import main
 from univa.errors import UserError
 from univa.inputs import load_corpus
 from univa.metrics import compute_metrics
+from univa.optim import make_optimizer
 from univa.processes import ProcessGroup, cpu_threads
-from univa.train import _make_optimizer, train
+from univa.train import train
 
 
 def learning(**changes):
@@ -148,9 +149,9 @@ def test_training_moves_every_parameter(tmp_path: Path, monkeypatch):
 
     def watched(config, model, steps):
         initial.update({name: value.clone() for name, value in model.state_dict().items()})
-        return _make_optimizer(config, model, steps)
+        return make_optimizer(config, model, steps)
 
-    monkeypatch.setattr(univa.train, "_make_optimizer", watched)
+    monkeypatch.setattr(univa.train, "make_optimizer", watched)
     run = tmp_path / "run"
     train(tiny(run_folder=str(run), epochs=1))
     last = load_file(run / "checkpoints" / "last" / "model.safetensors")
@@ -186,7 +187,7 @@ def test_text_encoder_has_its_own_learning_rate():
     config = tiny()
     config = replace(config, optimizer=replace(config.optimizer, text_encoder_learning_rate=1e-5))
     model = Model()
-    optimizer, scheduler = _make_optimizer(config, model, 10)  # type: ignore[arg-type]
+    optimizer, scheduler = make_optimizer(config, model, 10)  # type: ignore[arg-type]
     own, encoder = optimizer.param_groups
     assert own["params"] == list(model.head.parameters())
     assert encoder["params"] == list(model.encoder.parameters())

@@ -11,10 +11,12 @@ from torch import nn
 import univa.train
 from tests.train.tiny import read_log, tiny
 from univa.config import LossConfig, OptimizerConfig, TrainConfig
-from univa.data import VANormalizer
+from univa.data import AuthorsNormalizer, VANormalizer
 from univa.inputs import load_corpus, make_collator
 from univa.models import UniVA
-from univa.train import Objective, _make_optimizer, train
+from univa.objective import Objective
+from univa.optim import make_optimizer
+from univa.train import train
 from univa.va.lexicon import similarity_matrix
 from univa_kernels import univa_loss
 
@@ -31,6 +33,7 @@ OTHER: dict[str, Any] = {
     "self_weight": 0.2,
     "no_positives": "zero",
     "normalize": True,
+    "gather": True,
 }
 # Without the self pair, and so close that some utterances have no positives.
 PLAIN = LossConfig(radius=0.3, self_weight=0.0)
@@ -77,7 +80,7 @@ def test_other_values_are_for_every_field():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", [name for name in OTHER if name != "gather"])
 def test_objective_takes_the_option(name):
     loss = replace(PLAIN, **{name: OTHER[name]})
     objective, batch, model = setting(loss)
@@ -116,14 +119,17 @@ OPTIMIZER = {
     "beta2": 0.95,
     "eps": 1e-5,
     "warmup_fraction": 0.0,
+    "fused": False,
 }
 
 
 def test_optimizer_takes_every_option():
-    assert {*OPTIMIZER, "clip_norm"} == {field.name for field in fields(OptimizerConfig)}
+    assert {*OPTIMIZER, "clip_norm", "accumulate"} == {
+        field.name for field in fields(OptimizerConfig)
+    }
     config = replace(tiny(), optimizer=OptimizerConfig(**OPTIMIZER))
     model = TwoParts()
-    optimizer, _ = _make_optimizer(config, model, 10)  # type: ignore[arg-type]
+    optimizer, _ = make_optimizer(config, model, 10)  # type: ignore[arg-type]
     own, encoder = optimizer.param_groups
     assert own["params"] == list(model.head.parameters())
     assert encoder["params"] == list(model.encoder.parameters())
@@ -131,6 +137,9 @@ def test_optimizer_takes_every_option():
     for group in (own, encoder):
         assert group["betas"] == (0.8, 0.95)
         assert (group["eps"], group["weight_decay"]) == (1e-5, 0.03)
+        assert not group["fused"]
+    fused, _ = make_optimizer(tiny(), model, 10)  # type: ignore[arg-type]
+    assert all(group["fused"] for group in fused.param_groups)
 
 
 @pytest.mark.parametrize(("clip_norm", "clipped"), [(1e-3, True), (0.0, False)])
@@ -152,7 +161,7 @@ def test_gradients_of_a_step_are_clipped(clip_norm, clipped, tmp_path: Path, mon
 
 @pytest.mark.parametrize("authors", [False, True])
 def test_normalization_of_the_run(authors, tmp_path: Path, monkeypatch):
-    seen: list[VANormalizer] = []
+    seen: list[Any] = []
     make = univa.train.make_collator
 
     def watched(config: TrainConfig, *args: Any, **options: Any) -> Any:
@@ -162,8 +171,8 @@ def test_normalization_of_the_run(authors, tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(univa.train, "make_collator", watched)
     config = tiny(run_folder=str(tmp_path / "run"), epochs=1)
-    config = replace(config, data=replace(config.data, authors_normalization=authors))
+    config = replace(config, data=replace(config.data, authors=authors))
     train(config)
     corpus = load_corpus(config)
-    assert seen == [VANormalizer.fit(corpus.train, authors=authors)]
-    assert seen != [VANormalizer.fit(corpus.train, authors=not authors)]
+    word_vectors = AuthorsNormalizer(twice=("text",))
+    assert seen == [word_vectors if authors else VANormalizer.fit(corpus.train)]

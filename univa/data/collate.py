@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from univa.batch import MODALITIES, Batch, FeatureSequence, Modality, TokenizedDialogues
-from univa.data.corpus import Split
-from univa.data.normalization import VANormalizer
+from univa.batch import (
+    MODALITIES,
+    Batch,
+    BucketedSequences,
+    FeatureSequence,
+    Modality,
+    ModalityInput,
+)
+from univa.data.corpus import Split, first_steps
+from univa.data.normalization import Normalizer
+from univa.data.tokens import TokenRows
 from univa.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Collator"]
+__all__ = ["Collator", "length_buckets", "padded_buckets"]
 
 
 class Collator:
@@ -40,6 +48,11 @@ class Collator:
         context: False gives every utterance a row of its own (the ablation).
         max_lengths: modality -> steps; longer feature sequences keep their first so many steps.
         normalizer: Applied to the valence-arousal scores; None leaves them as they are.
+        authors: Cut long dialogues as the authors' code does, see `TokenRows`.
+        full: Pad to `max_tokens` and `max_lengths`, not to the longest of the batch; it changes
+            no number.
+        buckets: Most groups of like length that an audio or visual sequence of a batch is cut
+            into, each padded by itself; it changes no number.
 
     Raises:
         UserError: a modality is asked for that the split does not have, `max_tokens` leaves no room
@@ -56,7 +69,10 @@ class Collator:
         max_tokens: int = 512,
         context: bool = True,
         max_lengths: Mapping[Modality, int] | None = None,
-        normalizer: VANormalizer | None = None,
+        normalizer: Normalizer | None = None,
+        authors: bool = False,
+        full: bool = False,
+        buckets: int = 1,
     ) -> None:
         available = {*split.feature_modalities} | ({"text"} if text == "tokens" else set())
         if modalities is None:
@@ -83,11 +99,19 @@ class Collator:
             if name in split.coordinate_modalities:
                 scores = split.coordinates(name)
                 self._coordinates[name] = normalizer.apply(scores, name) if normalizer else scores
-        self._rows: _TokenRows | None = None
+        self._full, self._buckets = full, buckets
+        self._rows: TokenRows | None = None
         if text == "tokens" and "text" in self.modalities:
             if tokenizer is None:
                 raise ValueError("text as tokens needs a tokenizer")
-            self._rows = _TokenRows(split, tokenizer, max_tokens, context)
+            self._rows = TokenRows(
+                split,
+                tokenizer,
+                max_tokens=max_tokens,
+                context=context,
+                authors=authors,
+                full=full,
+            )
 
     def __len__(self) -> int:
         return len(self.split)
@@ -102,7 +126,7 @@ class Collator:
             The batch; sequences are padded to the longest of the batch.
         """
         chosen = torch.tensor(indices, dtype=torch.int64)  # [B]
-        inputs: dict[str, TokenizedDialogues | FeatureSequence] = {
+        inputs: dict[str, ModalityInput] = {
             name: self._features(name, indices)
             for name in self.modalities
             if not self._is_rows(name)
@@ -117,147 +141,84 @@ class Collator:
             **inputs,  # type: ignore[arg-type]
         )
 
+    @property
+    def dialogue_tokens(self) -> list[int] | None:
+        """Tokens of the rows of each dialogue; None without token rows."""
+        return None if self._rows is None else self._rows.dialogue_tokens
+
     def _is_rows(self, modality: Modality) -> bool:
         return modality == "text" and self._rows is not None
 
-    def _features(self, modality: Modality, indices: Sequence[int]) -> FeatureSequence:
+    def _features(
+        self, modality: Modality, indices: Sequence[int]
+    ) -> FeatureSequence | BucketedSequences:
         limit = self.max_lengths.get(modality)
-        sequences = [self.split.utterances[i].features[modality][:limit] for i in indices]
-        lengths = torch.tensor([len(sequence) for sequence in sequences])  # [B]
-        features = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)  # [B, T, F]
-        mask = torch.arange(features.shape[1]) < lengths[:, None]  # [B, T]
-        return FeatureSequence(features=features, mask=mask)
+        sequences = [first_steps(self.split.utterances[i], modality, limit) for i in indices]
+        lengths = [len(sequence) for sequence in sequences]  # [B]
+        if self._full and limit is not None:
+            return _padded(sequences, width=limit)
+        return padded_buckets(sequences, length_buckets(lengths, self._buckets))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SpecialTokens:
-    """What stands before, between and after the utterances of a row, and what pads it."""
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    padding: int
-    unknown: int
-
-
-class _TokenRows:
-    """Token rows of a split: windows of dialogues, and where each utterance lies."""
-
-    def __init__(
-        self, split: Split, tokenizer: PreTrainedTokenizerBase, max_tokens: int, context: bool
-    ) -> None:
-        special = _special_tokens(tokenizer)
-        room = max_tokens - len(special.before) - len(special.after)
-        if room < 1:
-            raise UserError(
-                f"max_tokens {max_tokens} leaves no room beside {len(special.before)} + "
-                f"{len(special.after)} special tokens; make it larger"
-            )
-        self._padding = special.padding
-        self._rows: list[Tensor] = []  # [G_all] of [T] int64
-        self._row_of: list[int] = []  # [N]
-        self._span_of: list[tuple[int, int]] = []  # [N] first token and the one after the last
-        texts = [utterance.text for utterance in split.utterances]
-        # An utterance without a token still needs one of its own to be pooled over.
-        tokens = [
-            (ids or [special.unknown])[:room]
-            for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        ]
-        start = 0
-        for length in split.dialogue_lengths:
-            dialogue = tokens[start : start + length]
-            start += length
-            sizes = [len(ids) for ids in dialogue]
-            windows = _windows(sizes, room, len(special.between)) if context else [1] * length
-            for count in windows:
-                self._add_row(dialogue[:count], special)
-                dialogue = dialogue[count:]
-
-    def _add_row(self, utterances: list[list[int]], special: _SpecialTokens) -> None:
-        row = list(special.before)
-        for place, ids in enumerate(utterances):
-            if place:
-                row += special.between
-            self._row_of.append(len(self._rows))
-            self._span_of.append((len(row), len(row) + len(ids)))
-            row += ids
-        self._rows.append(torch.tensor(row + special.after))
-
-    def pick(self, indices: Sequence[int]) -> TokenizedDialogues:
-        """Collect the rows of the given utterances, each row once, in order of appearance."""
-        appearing = dict.fromkeys(self._row_of[i] for i in indices)
-        row_places = {row: place for place, row in enumerate(appearing)}
-        rows = [self._rows[row] for row in row_places]
-        input_ids = torch.nn.utils.rnn.pad_sequence(
-            rows, batch_first=True, padding_value=self._padding
-        )  # [G, T]
-        steps = torch.arange(input_ids.shape[1])  # [T]
-        lengths = torch.tensor([len(row) for row in rows])  # [G]
-        spans = torch.tensor([self._span_of[i] for i in indices])  # [B, 2]
-        return TokenizedDialogues(
-            input_ids=input_ids,
-            attention_mask=(steps < lengths[:, None]).long(),
-            dialogue_index=torch.tensor([row_places[self._row_of[i]] for i in indices]),
-            utterance_mask=(steps >= spans[:, :1]) & (steps < spans[:, 1:]),
-        )
-
-
-def _windows(sizes: Sequence[int], room: int, gap: int) -> list[int]:
-    """Cut a dialogue into the fewest windows of consecutive utterances, as even as that allows.
+def padded_buckets(
+    sequences: Sequence[Tensor], places: Sequence[Sequence[int]]
+) -> FeatureSequence | BucketedSequences:
+    """Pad sequences group by group.
 
     Args:
-        sizes: Tokens of each utterance, none above `room`.
-        room: Tokens that a window holds.
-        gap: Tokens between two utterances.
+        sequences: B of [T, F].
+        places: Groups of places in `sequences`, as `length_buckets` gives them.
+    """
+    if len(places) == 1:
+        return _padded(sequences)
+    parts = tuple(_padded([sequences[i] for i in part]) for part in places)
+    order = torch.tensor([i for part in places for i in part]).argsort()
+    return BucketedSequences(parts=parts, order=order)
+
+
+def _padded(sequences: Sequence[Tensor], width: int = 0) -> FeatureSequence:
+    lengths = torch.tensor([len(sequence) for sequence in sequences])  # [B]
+    features = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)  # [B, T, F]
+    missing = width - features.shape[1]
+    if missing > 0:
+        features = torch.nn.functional.pad(features, (0, 0, 0, missing))
+    mask = torch.arange(features.shape[1]) < lengths[:, None]  # [B, T]
+    return FeatureSequence(features=features, mask=mask)
+
+
+def length_buckets(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Group sequences by length so that padding each group to its longest costs least.
+
+    A step costs the same wherever it stands, attention a little more in long sequences, and every
+    group costs as much as some steps more: tiny groups are not worth their overhead.
+
+    Args:
+        lengths: steps of each sequence, each at least 1.
+        most: groups at most.
 
     Returns:
-        Number of utterances of each window.
+        Groups of places in `lengths`, the shortest sequences first.
     """
+    order = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
+    if most <= 1 or len(order) < 2:
+        return [list(range(len(lengths)))]
 
-    def fill(capacity: int) -> list[int]:
-        windows, used = [0], 0
-        for size in sizes:
-            extra = size + gap if windows[-1] else size
-            if windows[-1] and used + extra > capacity:
-                windows.append(0)
-                used, extra = 0, size
-            windows[-1] += 1
-            used += extra
-        return windows
+    def cost(first: int, stop: int) -> float:
+        longest = lengths[order[stop - 1]]
+        return (stop - first) * longest * (1 + longest / 1024) + 64
 
-    fewest = len(fill(room))
-    low, high = max(sizes), room
-    while low < high:  # the least capacity that still needs no more windows
-        middle = (low + high) // 2
-        low, high = (low, middle) if len(fill(middle)) == fewest else (middle + 1, high)
-    return fill(high)
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> _SpecialTokens:
-    """How the tokenizer marks the start of a row, the gap between two texts and the end."""
-    before, between, after = _template(tokenizer)
-    spare = next(t for t in (tokenizer.eos_token_id, tokenizer.sep_token_id, 0) if t is not None)
-    padding, unknown = tokenizer.pad_token_id, tokenizer.unk_token_id
-    return _SpecialTokens(
-        before=before,
-        between=between,
-        after=after,
-        padding=spare if padding is None else padding,
-        unknown=spare if unknown is None else unknown,
-    )
-
-
-def _template(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
-    """What the tokenizer puts before, between and after a pair of texts."""
-    text: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
-    pair: list[int] = tokenizer("a", "a")["input_ids"]
-    places = [i for i in range(len(pair)) if text and pair[i : i + len(text)] == text]
-    if len(places) == 2 and len(pair) > 2 * len(text):
-        first, second = places
-        return pair[:first], pair[first + len(text) : second], pair[second + len(text) :]
-    # The tokenizer adds nothing by itself: do as the family that its special tokens are of does.
-    # RoBERTa puts two separators between two texts, BERT one.
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    doubled = tokenizer.sep_token == "</s>"
-    separator = [] if sep is None else [sep]
-    return ([] if cls is None else [cls]), separator * (1 + doubled), separator
+    # best[k]: least cost of the first k sequences, and where their last group starts, for each
+    # number of groups.
+    best: list[tuple[float, list[int]]] = [(0.0, [])] + [
+        (cost(0, stop), [0]) for stop in range(1, len(order) + 1)
+    ]
+    for _ in range(most - 1):
+        best = [best[0]] + [
+            min(
+                [best[stop]]
+                + [(best[cut][0] + cost(cut, stop), [*best[cut][1], cut]) for cut in range(1, stop)]
+            )
+            for stop in range(1, len(order) + 1)
+        ]
+    cuts = [*best[-1][1], len(order)]
+    return [order[a:b] for a, b in pairwise(cuts)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +15,50 @@ from torch import Tensor
 from univa.batch import MODALITIES, Modality
 from univa.errors import UserError
 
-__all__ = ["Corpus", "Dialogue", "Split", "Utterance"]
+__all__ = ["Corpus", "Dialogue", "LazyFeatures", "Split", "StepSource", "Utterance", "first_steps"]
+
+
+class StepSource(Protocol):
+    """Where the feature sequences of many utterances lie."""
+
+    def read(self, start: int, steps: int) -> Tensor:
+        """The [steps, F] float32 sequence that starts at `start`, in the source's own counting."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one feature sequence lies: `steps` vectors of `size` numbers at `start`."""
+
+    source: StepSource
+    start: int
+    steps: int
+    size: int
+
+
+class LazyFeatures(Mapping[Modality, Tensor]):
+    """Feature sequences of one utterance that are read when they are asked for."""
+
+    def __init__(self, places: Mapping[Modality, Place]) -> None:
+        self.places = dict(places)
+
+    def __getitem__(self, modality: Modality) -> Tensor:
+        return self.first(modality, None)
+
+    def first(self, modality: Modality, limit: int | None) -> Tensor:
+        """At most the first `limit` steps, reading no more than those."""
+        place = self.places[modality]
+        steps = place.steps if limit is None else min(limit, place.steps)
+        return place.source.read(place.start, steps)
+
+    def __contains__(self, modality: object) -> bool:
+        return modality in self.places  # without reading
+
+    def __iter__(self) -> Iterator[Modality]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +71,8 @@ class Utterance:
         text: What was said; may be empty.
         labels: [L] float32, 1 where the emotion is present, else 0.
         coordinates: modality -> (valence, arousal) in the scale of whoever scored them.
-        features: modality -> [T, F] float32, T >= 1 steps: word vectors, audio or video frames.
+        features: modality -> [T, F] float32, T >= 1 steps: word vectors, audio or video frames. A
+            `LazyFeatures` reads them when they are asked for.
     """
 
     id: str
@@ -35,7 +80,20 @@ class Utterance:
     text: str
     labels: Tensor
     coordinates: dict[Modality, tuple[float, float]] = field(default_factory=dict)
-    features: dict[Modality, Tensor] = field(default_factory=dict)
+    features: Mapping[Modality, Tensor] = field(default_factory=dict)
+
+
+def first_steps(utterance: Utterance, modality: Modality, limit: int | None) -> Tensor:
+    """At most the first `limit` steps of a feature sequence: [T, F]."""
+    if isinstance(utterance.features, LazyFeatures):
+        return utterance.features.first(modality, limit)
+    return utterance.features[modality][:limit]
+
+
+def _size(features: Mapping[Modality, Tensor], modality: Modality) -> int:
+    if isinstance(features, LazyFeatures):
+        return features.places[modality].size
+    return features[modality].shape[-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +200,17 @@ class Corpus:
     def feature_sizes(self) -> dict[Modality, int]:
         """modality -> F, the size of one feature vector."""
         first = self.train.utterances[0]
-        return {name: first.features[name].shape[1] for name in self.train.feature_modalities}
+        return {name: _size(first.features, name) for name in self.train.feature_modalities}
+
+    def longest(self, modality: Modality) -> int:
+        """Steps of the longest feature sequence of a modality, in any split."""
+        return max(
+            u.features.places[modality].steps
+            if isinstance(u.features, LazyFeatures)
+            else len(u.features[modality])
+            for split in self.splits.values()
+            for u in split.utterances
+        )
 
     @property
     def coordinate_modalities(self) -> tuple[Modality, ...]:
@@ -251,13 +319,22 @@ def _check_features(utterance: Utterance, first: Utterance, place: str) -> None:
             f"{place}: features of {_listed(utterance.features)}, but utterance {first.id!r} has "
             f"features of {_listed(first.features)}; give every utterance the same"
         )
-    for modality, steps in utterance.features.items():
+    for modality in utterance.features:
+        expected = _size(first.features, modality)
+        if isinstance(utterance.features, LazyFeatures):  # its values are checked where it is made
+            given = _size(utterance.features, modality)
+            if given != expected:
+                raise UserError(
+                    f"{place}: {modality} feature size {given}, but utterance {first.id!r} has "
+                    f"{expected}; give every utterance the same size"
+                )
+            continue
+        steps = utterance.features[modality]
         if steps.ndim != 2 or steps.shape[0] == 0 or steps.dtype != torch.float32:
             raise UserError(
                 f"{place}: {modality} features must be float32 [steps >= 1, size], got "
                 f"{steps.dtype} of shape {tuple(steps.shape)}"
             )
-        expected = first.features[modality].shape[-1]
         if steps.shape[1] != expected:
             raise UserError(
                 f"{place}: {modality} feature size {steps.shape[1]}, but utterance {first.id!r} "

@@ -2,13 +2,15 @@
 
 The radius of the contrastive loss (0.1 in the authors' runs) is a distance between *normalised*
 scores. The statistics are those of the run's train split, fitted anew whenever the run goes on;
-nothing but the loss needs them, so they are not stored.
+nothing but the loss needs them, so they are not stored. `AuthorsNormalizer` is the
+authors' own way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +19,50 @@ from univa.batch import Modality
 from univa.data.corpus import Split
 from univa.errors import UserError
 
-__all__ = ["VANormalizer"]
+__all__ = ["AuthorsNormalizer", "Normalizer", "VANormalizer"]
+
+
+class Normalizer(Protocol):
+    """Anything that normalises the scores of one modality of one split."""
+
+    def apply(self, coordinates: Tensor, modality: Modality) -> Tensor:
+        """[N, 2] (valence, arousal) of a whole split -> [N, 2] normalised."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorsNormalizer:
+    """Normalises as the authors' code does, to the last bit.
+
+    Each split is normalised by itself, and both columns by the mean and the standard deviation of
+    the *valence* column, in float32.
+
+    Attributes:
+        twice: Modalities that are normalised a second time: their word vectors' scores.
+    """
+
+    twice: tuple[Modality, ...] = ()
+
+    def apply(self, coordinates: Tensor, modality: Modality) -> Tensor:
+        """Normalise all scores of one modality of one split.
+
+        Args:
+            coordinates: [N, 2] float32 (valence, arousal) of the whole split, N >= 2.
+            modality: Whose they are.
+
+        Raises:
+            UserError: fewer than two scores, or all valences are equal.
+        """
+        for _ in range(1 + (modality in self.twice)):
+            valence = coordinates[:, 0]
+            if len(valence) < 2 or bool((valence == valence[0]).all()):
+                raise UserError(
+                    f"{modality}: the authors' normalisation divides by the standard deviation of "
+                    f"the valences, and these {len(valence)} do not differ; give scores that "
+                    "differ, or --data.no-authors"
+                )
+            coordinates = (coordinates - valence.mean()) / valence.std()
+        return coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +78,24 @@ class VANormalizer:
     std: dict[Modality, tuple[float, float]]
 
     @classmethod
-    def fit(cls, split: Split, *, authors: bool = False) -> VANormalizer:
+    def fit(cls, split: Split) -> VANormalizer:
         """Take the statistics of one split, the train split.
 
         Args:
             split: Its modalities with scores are the ones that can be normalised.
-            authors: Use the valence column's mean and standard deviation for both columns, as the
-                authors' code does. (It also normalises each split with that split's own
-                statistics; here every split gets those of `split`.)
 
         Raises:
             UserError: as `from_coordinates`.
         """
         scores = {name: split.coordinates(name) for name in split.coordinate_modalities}
-        return cls.from_coordinates(scores, authors=authors)
+        return cls.from_coordinates(scores)
 
     @classmethod
-    def from_coordinates(
-        cls, coordinates: Mapping[Modality, Tensor], *, authors: bool = False
-    ) -> VANormalizer:
+    def from_coordinates(cls, coordinates: Mapping[Modality, Tensor]) -> VANormalizer:
         """Take the statistics of scores.
 
         Args:
             coordinates: modality -> [N, 2] (valence, arousal), floating point, N >= 2.
-            authors: As in `fit`.
 
         Raises:
             UserError: fewer than two scores, or all scores of an axis are equal.
@@ -70,7 +109,7 @@ class VANormalizer:
                     "the train split needs at least two utterances"
                 )
             centre, spread = [], []
-            for axis in (0, 0) if authors else (0, 1):
+            for axis in (0, 1):
                 # In float64 the order of summation, which differs between machines, leaves no
                 # trace in the normalised float32 scores.
                 column = scores[:, axis].double()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from univa.batch import FeatureSequence, Modality, TokenizedDialogues
+from univa.batch import BucketedSequences, FeatureSequence, Modality, TokenizedDialogues
 from univa.errors import UserError
 from univa.models import serialization
 from univa.models.attention import AdditiveAttentionPooling
@@ -162,9 +162,9 @@ class UniVA(nn.Module):
     def forward(
         self,
         *,
-        text: TokenizedDialogues | FeatureSequence | None = None,
-        audio: FeatureSequence | None = None,
-        vision: FeatureSequence | None = None,
+        text: TokenizedDialogues | FeatureSequence | BucketedSequences | None = None,
+        audio: FeatureSequence | BucketedSequences | None = None,
+        vision: FeatureSequence | BucketedSequences | None = None,
     ) -> UniVAOutput:
         """Score B utterances; call as `model(**batch.inputs)`.
 
@@ -214,6 +214,9 @@ class UniVA(nn.Module):
             )
             states = encoder(value.input_ids, value.attention_mask)  # [G, T, D]
             return pooling.pool_spans(states, value.dialogue_index, value.utterance_mask)  # type: ignore[operator]
+        if isinstance(value, BucketedSequences):
+            parts = torch.cat([self._embed(modality, part) for part in value.parts])
+            return parts[value.order]
         check_sequence(
             modality,
             value,

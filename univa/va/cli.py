@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from univa.data import read_authors_text
+from univa.data import read_authors_text, read_vectors
 from univa.errors import UserError
 from univa.files import atomic_folder, atomic_write_json, check_writable
 from univa.va.fit import FitSettings, fit_text, model_card
@@ -69,7 +69,8 @@ class ScoreText:
     """Score every utterance of a data folder; write a file like raw_utt_text_textVA.json."""
 
     data: Path
-    """Folder with final_multi_labels.csv and preprocess_data/videos_structure.json."""
+    """Folder with final_multi_labels.csv and preprocess_data/videos_structure.json, or the
+    safetensors file of a corpus of vectors, whose JSON file beside it has the texts."""
     scorer: Path
     """Folder that `univa va fit-text` wrote."""
     output: Path
@@ -94,7 +95,10 @@ class ScoreText:
             UserError: bad input. Then the output is as it was.
         """
         # Scores that are there may be stale or broken: they are what this replaces.
-        corpus = read_authors_text(self.data, scores=False)
+        if self.data.suffix == ".safetensors":
+            corpus = read_vectors(self.data)
+        else:
+            corpus = read_authors_text(self.data, scores=False)
         scorer = TextVAScorer.from_pretrained(self.scorer).to(_device(self.device))
         if self.max_tokens is not None:
             scorer.set_max_tokens(self.max_tokens)

@@ -1,0 +1,244 @@
+"""The store: what goes in comes out, in bounded memory, and damage is named."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import univa.data.convert as convert_module
+from tests.data.layout import write_layout
+from univa.cli import main
+from univa.data import Collator, read_authors, read_store
+from univa.data.convert import convert
+from univa.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_layout(tmp_path / "data")
+
+
+def same(corpus, other, dtype=torch.float32) -> None:
+    assert corpus.label_names == other.label_names
+    for name, split in corpus.splits.items():
+        theirs = other.splits[name]
+        assert split.dialogue_lengths == theirs.dialogue_lengths
+        for a, b in zip(split.utterances, theirs.utterances, strict=True):
+            assert (a.id, a.dialogue_id, a.text) == (b.id, b.dialogue_id, b.text)
+            assert torch.equal(a.labels, b.labels)
+            assert a.coordinates == b.coordinates
+            assert a.features.keys() == b.features.keys()
+            for modality in a.features:
+                expected = b.features[modality].to(dtype).float()
+                assert torch.equal(a.features[modality], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("text", ["tokens", "vectors"])
+def test_what_goes_in_comes_out(folder, tmp_path, dtype, text, monkeypatch):
+    # A few sequences per shard.
+    monkeypatch.setattr(convert_module, "_plans", small_plans(convert_module._plans))
+    convert(folder, tmp_path / "store", dtype=dtype, progress=False)
+    assert len(list((tmp_path / "store").glob("train-text-*.safetensors"))) > 1
+    other = read_authors(folder, text=text)
+    same(read_store(tmp_path / "store", text=text), other, getattr(torch, dtype))
+
+
+def small_plans(plans):
+    return lambda corpus, vectors, itemsize, most: plans(corpus, vectors, itemsize, 10_000)
+
+
+def test_no_padding(folder, tmp_path):
+    convert(folder, tmp_path / "store", progress=False)
+    corpus = read_authors(folder)
+    real = sum(u.features["audio"].numel() for s in corpus.splits.values() for u in s.utterances)
+    sizes = sum(f.stat().st_size for f in (tmp_path / "store").glob("*-audio-*"))
+    assert 4 * real < sizes < 4 * real + 3 * 200  # and a header per shard
+
+
+def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert_module, "_plans", small_plans(convert_module._plans))
+    write, written = convert_module._write, []
+
+    def counted(path, plan, dtype):
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        return write(path, plan, dtype)
+
+    store = tmp_path / "store"
+    monkeypatch.setattr(convert_module, "_write", counted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder, store, progress=False)
+    with pytest.raises(UserError, match=r"the store was not finished: run the same"):
+        read_store(store)
+    with pytest.raises(UserError, match="begun with other options"):
+        convert(folder, store, dtype="float16", progress=False)
+    first = list(written)
+    # One finished shard is damaged meanwhile, and the last line of the progress is cut off.
+    (store / first[1]).write_bytes(b"damaged")
+    with (store / "progress.jsonl").open("a") as log:
+        log.write('{"name": "half')
+    monkeypatch.setattr(
+        convert_module, "_write", lambda p, q, d: (written.append(p.name), write(p, q, d))[1]
+    )
+    convert(folder, store, progress=False)
+    again = written[4:]
+    assert [name for name in again if name in first] == [first[1]]
+    same(read_store(store), read_authors(folder))
+    with pytest.raises(UserError, match="a finished store is here"):
+        convert(folder, store, progress=False)
+
+
+def test_damage_is_named(folder, tmp_path, capsys):
+    store = tmp_path / "store"
+    convert(folder, store, progress=False)
+    assert main(["data", "verify", str(store)]) == 0
+    shard = store / "valid-audio-00000.safetensors"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    corpus = read_store(store)
+    assert corpus.train.utterances[0].features["audio"].shape[1] == 12
+    for _ in range(2):  # it is not taken for sound the second time
+        with pytest.raises(UserError, match=rf"{shard}: damaged, its SHA-256 is"):
+            corpus.valid.utterances[0].features["audio"]
+    assert main(["data", "verify", str(store)]) == 2
+    assert f"{shard}: missing or damaged" in capsys.readouterr().err
+    (store / "manifest.jsonl").rename(store / "kept")
+    convert(folder, store, progress=False)  # mends that shard alone
+    assert main(["data", "verify", str(store)]) == 0
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"{shard}: cannot be read"):
+        read_store(store).valid.utterances[0].features["audio"]
+    manifest = store / "manifest.jsonl"
+    whole = manifest.read_text()
+    for broken in (whole.replace("train0", "trainO", 1), whole[: len(whole) // 2], "", "[]\n"):
+        manifest.write_text(broken)
+        with pytest.raises(UserError, match=rf"{manifest}: damaged or cut off"):
+            read_store(store)
+
+
+def test_a_modality_that_is_not_there(folder, tmp_path):
+    for path in (folder / "preprocess_data/final_feat/V").iterdir():
+        path.unlink()
+    convert(folder, tmp_path / "store", progress=False)
+    with pytest.raises(UserError, match="no vision features in this store"):
+        read_store(tmp_path / "store")
+    read_store(tmp_path / "store", modalities=("text", "audio"))
+
+
+def test_float16_refuses_what_it_cannot_hold(folder, tmp_path):
+    path = next((folder / "preprocess_data/final_feat/A").glob("*train*"))
+    content = pickle.loads(path.read_bytes())
+    content["train"]["audio"][2, 0, 3] = 1e5
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    with pytest.raises(UserError, match=r"audio features of utterance 'train0_2' are too large"):
+        convert(folder, tmp_path / "store", dtype="float16", progress=False)
+
+
+def sparse_pickle(path: Path, split: str, count: int, steps: int, size: int) -> None:
+    """A feature file whose array is a hole of zeros, so that it takes no room on the disk."""
+    mask = np.zeros((count, steps), np.float32)
+    mask[:, :2] = 1
+    length = count * steps * size * 4
+    numpy = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    dtype = b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4K\x00K\x01tR(K\x03X\x01\x00\x00\x00<NNN"
+    dtype += b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    key = b"X" + len(split).to_bytes(4, "little") + split.encode()
+    start = b"\x80\x04}(" + key + b"}(X\x05\x00\x00\x00audio" + numpy + b"(K\x01"
+    shape = b"".join(b"J" + n.to_bytes(4, "little") for n in (count, steps, size)) + b"\x87"
+    start += shape + dtype + b"\x89\x8e" + length.to_bytes(8, "little")
+    rest = pickle.dumps({"audio_utt_mask": mask, "audio_VA_values": [[0.1, 0.2]] * count}, 3)
+    items = rest[rest.index(b"(") + 1 : -2]  # without protocol, dict and its end
+    with path.open("wb") as file:
+        file.write(start)
+        file.seek(length, 1)
+        file.write(b"tb" + items + b"uu.")
+
+
+def convert_within(limit: int, folder: Path, store: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        np.ones(limit // 8)  # the limit holds: such an array does not fit
+    except MemoryError:
+        pass
+    else:
+        os._exit(3)
+    convert(folder, store, shard_megabytes=8, progress=False)
+
+
+def test_a_file_larger_than_the_memory(tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("address-space limits are Linux's")
+    folder = write_layout(tmp_path / "data", modalities=("audio",), audio_size=160_000)
+    path = folder / "preprocess_data/final_feat/A/MOSEI_train_audio_utt_VA.pkl"
+    limit = 1 << 30
+    sparse_pickle(path, "train", 9, 750, 160_000)
+    assert path.stat().st_size > 4 * limit
+    process = multiprocessing.get_context("spawn").Process(
+        target=convert_within, args=(limit, folder, tmp_path / "store")
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    corpus = read_store(tmp_path / "store", modalities=("audio",))
+    assert corpus.train.utterances[8].features["audio"].shape == (2, 160_000)
+
+
+def tensors(batch) -> list[torch.Tensor]:
+    found = []
+    batch._map(lambda tensor: found.append(tensor) or tensor)
+    return found
+
+
+def test_opening_reads_no_shard(folder, tmp_path):
+    convert(folder, tmp_path / "store", progress=False)
+    for shard in (tmp_path / "store").glob("*.safetensors"):
+        shard.unlink()
+    corpus = read_store(tmp_path / "store")
+    assert corpus.feature_sizes == {"audio": 12, "vision": 10}
+    assert corpus.longest("audio") <= 6
+    assert set(corpus.train.utterances[0].features) == {"audio", "vision"}
+
+
+def test_batches_from_workers_are_those_of_one_process(folder, tmp_path):
+    from univa.data.loader import load_batches
+
+    convert(folder, tmp_path / "store", progress=False)
+    batches = [[0, 1, 2], [3, 4], [5, 6, 7, 8]]
+
+    def collator():
+        return Collator(read_store(tmp_path / "store", text="vectors").train, buckets=2)
+
+    alone = list(load_batches(collator(), batches, workers=0))
+    state = torch.get_rng_state()
+    for workers in (1, 2):
+        found = list(load_batches(collator(), batches, workers=workers))
+        assert [b.utterance_ids for b in found] == [b.utterance_ids for b in alone]
+        for ours, theirs in zip(found, alone, strict=True):
+            assert torch.equal(ours.labels, theirs.labels)
+            for a, b in zip(tensors(ours), tensors(theirs), strict=True):
+                assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), state)  # the run's own random numbers are left alone
+
+
+def test_a_worker_names_the_damage(folder, tmp_path):
+    from univa.data.loader import load_batches
+
+    convert(folder, tmp_path / "store", progress=False)
+    shard = tmp_path / "store" / "train-vision-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-4] + b"abcd")
+    collator = Collator(read_store(tmp_path / "store", text="vectors").train)
+    with pytest.raises(UserError, match=rf"^{shard}: damaged") as caught:
+        list(load_batches(collator, [[0], [1]], workers=1))
+    assert "\n" not in str(caught.value)
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    assert json.loads((tmp_path / "store" / "manifest.jsonl").read_text().splitlines()[0])

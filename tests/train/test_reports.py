@@ -1,0 +1,122 @@
+"""Figures per label and threshold curves, against their definitions."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.tiny import tiny
+from univa.cli import main
+from univa.errors import UserError
+from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide, threshold_grid
+from univa.reports import label_figures, label_table, threshold_curves
+from univa.train import train
+
+
+def test_label_figures():
+    labels = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]])
+    predictions = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 0]])
+    figures = label_figures(predictions, labels, ["a", "b", "c"])
+    assert figures["a"] == {
+        "precision": 2 / 3,
+        "recall": 2 / 3,
+        "f1": 2 / 3,
+        "present": 3,
+        "predicted": 3,
+    }
+    assert figures["b"]["precision"] == 0.5
+    assert figures["b"]["recall"] == 1
+    assert set(figures["c"].values()) == {0}
+    f1 = compute_metrics(predictions, labels, ["a", "b", "c"]).label_f1
+    assert {k: v["f1"] for k, v in figures.items()} == pytest.approx(f1)
+    assert label_table(figures).splitlines()[2].split() == ["b", "50.0", "100.0", "66.7", "1", "2"]
+
+
+def test_curves_are_the_metrics_at_each_threshold():
+    generator = torch.Generator().manual_seed(1)
+    chances = torch.rand(40, 2, generator=generator)
+    labels = torch.randint(2, (40, 2), generator=generator)
+    curves = threshold_curves(chances, labels, ["a", "b"])
+    assert len(curves["threshold"]) == len(threshold_grid())
+    for place in (0, 30, 98):
+        threshold = torch.tensor([curves["threshold"][place]] * 2)
+        metrics = compute_metrics(decide(chances, threshold), labels, ["a", "b"])
+        assert curves["micro_f1"][place] == metrics.micro_f1
+        assert curves["label_f1"]["b"][place] == metrics.label_f1["b"]
+
+
+def test_a_run_leaves_them_and_evaluate_repeats_them(tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    train(tiny(run_folder=str(run), epochs=1))
+    out = capsys.readouterr().out
+    assert "precision" in out
+    metrics = json.loads((run / "metrics.json").read_text())
+    labels = json.loads((run / "labels.json").read_text())
+    for split in ("valid", "test"):
+        f1 = {name: one["f1"] for name, one in labels[split].items()}
+        assert f1 == pytest.approx(metrics[split]["label_f1"])
+    curves = json.loads((run / "threshold_curves.json").read_text())
+    place = curves["valid"]["threshold"].index(round(metrics["thresholds"]["happy"], 6))
+    assert curves["valid"]["micro_f1"][place] == metrics["valid"]["micro_f1"]
+    assert max(curves["valid"]["micro_f1"]) == metrics["valid"]["micro_f1"]  # it was searched
+    assert main(["evaluate", str(run), "--report", str(tmp_path / "report")]) == 0
+    again = json.loads((tmp_path / "report" / "labels.json").read_text())
+    assert again["test"] == labels["test"]
+    rows = (tmp_path / "report" / "predictions-test.jsonl").read_bytes()
+    assert rows == (run / "predictions.jsonl").read_bytes()
+
+
+def test_either_or():
+    chances = torch.tensor([0.1, 0.35, 0.45, 0.6, 0.65, 0.9])
+    both = torch.stack([1 - chances, chances], 1)
+    positive = torch.tensor([0, 0, 0, 0, 1, 1])
+    labels = torch.stack([1 - positive, positive], 1)
+    thresholds = choose_thresholds_on_validation(both, labels, search="either-or")
+    assert 0.6 <= thresholds[1] < 0.65
+    assert thresholds.sum() == 1
+    predicted = decide(both, thresholds)
+    assert torch.equal(predicted.long(), labels)
+    # The accuracy of the table is the share of right decisions.
+    wrong = labels.clone()
+    wrong[0] = torch.tensor([0, 1])
+    assert compute_metrics(predicted, wrong, ["n", "p"]).accuracy == pytest.approx(5 / 6)
+    config = tiny()
+    with pytest.raises(UserError, match="either-or is for two labels"):
+        replace(config, threshold=replace(config.threshold, search="either-or"))
+
+
+def test_tensorboard_is_named_where_it_is_missing(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"TensorBoard is not installed; pip install"):
+        train(tiny(run_folder=str(tmp_path / "run"), tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_the_log(tmp_path: Path, monkeypatch):
+    """With a stand-in for its writer: TensorBoard is an extra."""
+    written = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setattr("univa.runs.tensorboard_writer", lambda: Writer)
+    monkeypatch.setattr("univa.train.tensorboard_writer", lambda: Writer)
+    run = tmp_path / "run"
+    train(tiny(run_folder=str(run), epochs=1, tensorboard=True))
+    assert written[0] == (run.resolve() / "tensorboard", 1) or written[0][1] == 1
+    assert written[-1] == "closed"
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    scalars = {(entry[0], entry[2]): entry[1] for entry in written[1:-1]}
+    assert scalars["step/loss", 1] == log[0]["loss"]
+    epoch = log[-1]
+    assert scalars["epoch/valid.micro_f1", epoch["step"]] == epoch["valid"]["micro_f1"]
+    assert scalars["epoch/valid.label_f1.sad", epoch["step"]] == epoch["valid"]["label_f1"]["sad"]

@@ -1,0 +1,279 @@
+"""Train a preset whole and without its parts, and tabulate test figures over seeds.
+
+    univa ablate demo
+    univa ablate mosei-roberta --data DIR --text-encoder DIR --seeds 1111 1112 1113 --tables 2 3
+
+Table 2 of the paper takes away the contrastive loss (VA-CL) and the emotion-correlation prior
+(VA-ECP), Table 3 modalities. Every cell is a run folder of its own in --folder; a command that was
+stopped goes on where it was when it is given again. What is not an option of the ablation is an
+option of `univa train`, for every run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from univa.batch import Modality
+from univa.config import TrainConfig
+from univa.errors import UserError
+from univa.files import atomic_write_json, atomic_write_text, make_folder
+from univa.paper import PAPER
+
+__all__ = ["TABLES", "main", "run_ablation"]
+
+_Change = Callable[[TrainConfig], TrainConfig]
+
+USAGE = """usage: univa ablate PRESET [--seeds N ...] [--tables 2 3] [--folder FOLDER]
+                    [options of `univa train PRESET`]
+
+Train a preset whole and without its parts, and tabulate test figures over seeds.
+
+  --seeds N ...     seeds of every row (default: 1111 1112 1113)
+  --tables T ...    2: without contrastive loss, prior; 3: modalities (default: both)
+  --folder FOLDER   folder of all runs and of the tables (default: runs/ablate-PRESET); the same
+                    command goes on where it was stopped
+"""
+
+
+def _without_contrastive(config: TrainConfig) -> TrainConfig:
+    return replace(config, loss=replace(config.loss, alpha=0.0))
+
+
+def _without_prior(config: TrainConfig) -> TrainConfig:
+    return replace(
+        config,
+        model=replace(config.model, prior=False),
+        loss=replace(config.loss, prior=None),
+    )
+
+
+def _only(*modalities: Modality) -> _Change:
+    return lambda config: replace(config, model=replace(config.model, modalities=modalities))
+
+
+# table -> row -> what it changes
+TABLES: dict[int, dict[str, _Change]] = {
+    2: {
+        "UniVA": lambda config: config,
+        "w/o VA-CL": _without_contrastive,
+        "w/o VA-ECP": _without_prior,
+        "w/o VA-CL, VA-ECP": lambda config: _without_prior(_without_contrastive(config)),
+    },
+    3: {
+        "UniVA": lambda config: config,
+        "w/o Vision": _only("text", "audio"),
+        "w/o Audio": _only("text", "vision"),
+        "w/o Vision, Audio": _only("text"),
+        "w/o Text, Vision": _only("audio"),
+        "w/o Text, Audio": _only("vision"),
+    },
+}
+# table -> heading, figure of metrics.json, factor, decimals
+_COLUMNS: dict[int, list[tuple[str, str, float, int]]] = {
+    2: [
+        ("Acc", "accuracy", 100, 1),
+        ("HL", "hamming_loss", 1, 3),
+        ("miF1", "micro_f1", 100, 1),
+        ("maF1", "macro_f1", 100, 1),
+    ],
+    3: [("Acc", "accuracy", 100, 1), ("miF1", "micro_f1", 100, 1)],
+}
+
+
+def run_ablation(
+    config: TrainConfig, *, seeds: Sequence[int], tables: Sequence[int], folder: Path
+) -> str:
+    """Train what is missing, and make the tables.
+
+    Args:
+        config: the whole model's run; its seed and folder do not matter.
+        seeds: one run of every row each.
+        tables: 2, 3 or both.
+        folder: of the runs and of `tables.md`, `tables.json`.
+
+    Returns:
+        The tables in Markdown.
+
+    Raises:
+        UserError: bad data or options; a run in the folder is of another config.
+        Interrupted: a signal came; the run under way is saved.
+    """
+    make_folder(folder)
+    results: dict[str, dict[int, dict[str, Any]]] = {}
+    for table in tables:
+        for row, change in _rows(config, table).items():
+            for seed in seeds:
+                if seed not in results.setdefault(row, {}):
+                    name = f"{_slug(row)}-{seed}"
+                    results[row][seed] = _metrics(change(replace(config, seed=seed)), folder / name)
+    text = "\n".join(
+        _table(config.preset, table, _rows(config, table), results) for table in tables
+    )
+    atomic_write_json(
+        folder / "tables.json",
+        {
+            row: {str(seed): one["test"] for seed, one in runs.items()}
+            for row, runs in results.items()
+        },
+    )
+    atomic_write_text(folder / "tables.md", text)
+    return text
+
+
+def _rows(config: TrainConfig, table: int) -> dict[str, _Change]:
+    """The rows that say something: a part that the model does not have cannot be taken away."""
+    rows: dict[str, _Change] = {}
+    for row, change in TABLES[table].items():
+        if table == 2:
+            if "VA-CL" in row and config.loss.alpha == 0:
+                continue
+            if "VA-ECP" in row and config.loss.prior is None:
+                continue
+        elif len(config.model.modalities) < 3:  # nothing of the table can be said
+            continue
+        rows[row] = change
+    if len(rows) < 2:
+        raise UserError(
+            f"--tables {table}: this model has no such part to take away; leave the table out"
+        )
+    return rows
+
+
+def _slug(row: str) -> str:
+    return row.lower().replace("w/o ", "without-").replace(", ", "-")
+
+
+def _metrics(config: TrainConfig, run: Path) -> dict[str, Any]:
+    """The metrics of one run: as they are, or after training what is left of it."""
+    from univa.train import train
+
+    if (run / "config.json").exists():
+        stored = TrainConfig.load(run / "config.json")
+        changes = stored.differences(config.resolved())
+        if changes:
+            raise UserError(
+                f"{run}: a run of another config is here ({'; '.join(changes)}); give another "
+                "--folder"
+            )
+        if (run / "metrics.json").exists():
+            try:
+                content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+                return content
+            except (OSError, ValueError) as error:
+                raise UserError(f"{run / 'metrics.json'}: not readable ({error})") from None
+        config = replace(config, resume=str(run), run_folder=None)
+    else:
+        config = replace(config, run_folder=str(run), resume=None)
+    print(f"\n{run.name}", flush=True)
+    metrics = train(config)
+    assert metrics is not None  # there is one process
+    return metrics
+
+
+def _table(
+    preset: str,
+    table: int,
+    rows: dict[str, _Change],
+    results: dict[str, dict[int, dict[str, Any]]],
+) -> str:
+    paper = PAPER.get(preset, {}).get(table)
+    columns = _COLUMNS[table]
+    head = [f"Table {table}"]
+    for heading, *_ in columns:
+        head += [heading, "paper"] if paper else [heading]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        runs = [one["test"] for one in results[row].values()]
+        cells = [row]
+        for place, (_, key, factor, decimals) in enumerate(columns):
+            values = [factor * run[key] for run in runs]
+            cell = f"{statistics.mean(values):.{decimals}f}"
+            if len(values) > 1:
+                cell += f" ± {statistics.stdev(values):.{decimals}f}"
+            cells.append(cell)
+            if paper:
+                cells.append(f"{paper[row][place]:.{decimals}f}")
+        lines.append(cells)
+    seeds = ", ".join(map(str, results[next(iter(rows))]))
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\nTest split of `{preset}`; seeds {seeds}; ± sample standard deviation.\n"
+
+
+def main(args: Sequence[str]) -> int:
+    """`univa ablate`.
+
+    Args:
+        args: what follows `ablate`.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        UserError: a mistake in the options, or as `run_ablation`.
+    """
+    from univa.cli import parse_train
+    from univa.presets import PRESETS
+    from univa.processes import Interrupted
+
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if args[0] not in PRESETS:
+        raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("univa ablate runs in one process; start it without torchrun")
+    rest, own = _split(list(args))
+    if "-h" in rest or "--help" in rest:
+        print(USAGE)
+    config = parse_train(rest)
+    if config.resume is not None or config.run_folder is not None:
+        raise UserError("univa ablate has run folders of its own: give --folder, and no other")
+    folder = Path((own.get("--folder") or [f"runs/ablate-{config.preset}"])[0])
+    seeds = _numbers("--seeds", own.get("--seeds", ["1111", "1112", "1113"]))
+    tables = _numbers("--tables", own.get("--tables", ["2", "3"]))
+    if not set(tables) <= set(TABLES):
+        raise UserError(f"--tables: {' '.join(map(str, tables))}; the tables are 2 and 3")
+    try:
+        print(run_ablation(config, seeds=seeds, tables=tables, folder=folder))
+    except Interrupted as stop:
+        print(
+            f"univa: stopped in {stop.run.name}, which is saved; the same command goes on",
+            file=sys.stderr,
+        )
+        return 128 + stop.signal
+    return 0
+
+
+def _split(args: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Options of the ablation, and all others."""
+    rest: list[str] = []
+    own: dict[str, list[str]] = {}
+    place = 0
+    while place < len(args):
+        name, equals, value = args[place].partition("=")
+        place += 1
+        if name not in ("--seeds", "--tables", "--folder"):
+            rest.append(args[place - 1])
+            continue
+        values = [value] if equals else []
+        while not equals and place < len(args) and not args[place].startswith("-"):
+            values.append(args[place])
+            place += 1
+        if not values or (name == "--folder" and len(values) > 1):
+            raise UserError(f"{name}: give {'one folder' if name == '--folder' else 'numbers'}")
+        own[name] = values
+    return rest, own
+
+
+def _numbers(name: str, values: list[str]) -> list[int]:
+    try:
+        return [*dict.fromkeys(int(value) for value in values)]
+    except ValueError:
+        raise UserError(f"{name}: {' '.join(values)} are not whole numbers") from None
