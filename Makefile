@@ -9,7 +9,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test sanitize bench-cpu clean
 .PHONY: setup demo test sanitize bench-cpu kernel-report clean
 
 # setup.py knows what is out of date, so it is always asked.

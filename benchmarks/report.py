@@ -12,10 +12,13 @@ import json
 import platform
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import univa_kernels
 
 OURS = "univa_kernels"
 BOTH = "forward + backward"
@@ -40,6 +43,9 @@ def condense(raw: dict[str, Any]) -> dict[str, Any]:
             "system": f"{machine['system']} {machine['machine']}",
             "python": machine["python_version"],
             "torch": torch.__version__,
+            "univa_kernels": univa_kernels.__version__,
+            "pytorch-metric-learning": version("pytorch-metric-learning"),
+            "commit": raw["commit_info"].get("id"),
         },
         "command": "make bench-cpu",
         "results": results,

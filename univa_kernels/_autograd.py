@@ -21,6 +21,8 @@ __all__ = [
     "eager_objective",
     "eager_prior",
     "in_plain_eager_mode",
+    "no_double_backward",
+    "no_vmap",
     "objective_grad",
     "objective_setup",
     "prior_grad",
@@ -29,26 +31,61 @@ __all__ = [
 
 
 def in_plain_eager_mode() -> bool:
-    """Whether no tracer and no function transform wants to see the registered operators."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    """Whether no tracer wants to see the registered operators."""
+    return not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0)
 
 
 _operators: dict[str, Callable[..., Any]] = {}  # looking one up takes microseconds
 
 
 def _run(name: str, *arguments: Any) -> Any:
-    """Call an operator of ours, past its registered derivative where none is asked for."""
+    """Call an operator of ours past its registered derivative."""
     operator = _operators.get(name)
     if operator is None:
         operator = _operators[name] = getattr(torch.ops.univa, name).default
-    if torch.is_grad_enabled():
-        return operator(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
+
+
+def no_double_backward(*_: Any) -> Any:
+    """Say why there is no second derivative."""
+    raise RuntimeError(
+        "univa_kernels: the compiled losses can be differentiated once only; wrap the call in "
+        'univa_kernels.use_backend("reference") for second derivatives'
+    )
+
+
+def no_vmap(*_: Any) -> Any:
+    """Say why there is no batching rule."""
+    raise RuntimeError(
+        "univa_kernels: the losses do not run under torch.vmap; a loss couples all rows of a "
+        "batch, so call it once per batch instead"
+    )
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated again, and says so."""
+
+    vmap = staticmethod(no_vmap)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        no_double_backward()
+
+    @staticmethod
+    def forward(compute: Callable[..., tuple[Tensor, ...]], *tensors: Any) -> tuple[Tensor, ...]:
+        return compute(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep nothing."""
+
+
+def _gradients(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None) -> Any:
+    """Call `compute(*tensors)`, through `_Once` where a second derivative could be asked for."""
+    if not torch.is_grad_enabled():
+        return compute(*tensors)
+    return _Once.apply(compute, *tensors)  # type: ignore[no-untyped-call]
 
 
 def contrastive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -65,11 +102,13 @@ def contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | No
         return (None,) * 14
     saved = ctx.saved_tensors
     contrast, learned, stats = saved[1], saved[6], saved[7]
-    grad_anchors, grad_contrast = _run("contrastive_backward", grad, *saved, *ctx.options)
+    grad_anchors, grad_contrast = _gradients(
+        lambda *tensors: _run("contrastive_backward", *tensors, *ctx.options), grad, *saved
+    )
     of_temperature = None
     if learned is not None:
         # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass (docs/mathematics.md, 1).
-        change = (grad * stats[3]).sum()  # 0 in rows without positives
+        change = (torch.where(stats[1] != 0, grad, 0) * stats[3]).sum()
         of_temperature = -change.reshape(learned.shape) / learned
     return (
         grad_anchors,
@@ -88,7 +127,12 @@ def prior_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def prior_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of predictions, similarity and form."""
-    return (*_run("correlation_prior_backward", grad, *ctx.saved_tensors, ctx.form), None)
+    grads = _gradients(
+        lambda *tensors: _run("correlation_prior_backward", *tensors, ctx.form),
+        grad,
+        *ctx.saved_tensors,
+    )
+    return (*grads, None)
 
 
 def objective_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -134,20 +178,35 @@ def _keep_objective(ctx: Any, tensors: tuple[Tensor | None, ...]) -> None:
 
 
 def _objective_grads(ctx: Any, grad: Tensor, weights: Any, options: Any) -> _ObjectiveGrads:
-    logits, labels, similarity, learned, stats, *rows = ctx.saved_tensors
     count = len(weights)
-    of_logits, of_similarity, of_temperature, of_embeddings = _run(
-        "objective_backward",
-        grad,
-        logits,
-        labels,
-        similarity,
-        rows[:count],
-        rows[count:],
-        learned,
-        stats,
-        weights,
-        *options,
+
+    def compute(
+        grad: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        similarity: Tensor | None,
+        learned: Tensor | None,
+        stats: Tensor,
+        *rows: Tensor,
+    ) -> tuple[Tensor, ...]:
+        *of, of_embeddings = _run(
+            "objective_backward",
+            grad,
+            logits,
+            labels,
+            similarity,
+            rows[:count],
+            rows[count:],
+            learned,
+            stats,
+            weights,
+            *options,
+        )
+        return (*of, *of_embeddings)
+
+    similarity, learned = ctx.saved_tensors[2:4]
+    of_logits, of_similarity, of_temperature, *of_embeddings = _gradients(
+        compute, grad, *ctx.saved_tensors
     )
     used = similarity is not None and options[-1] != "none"
     return _ObjectiveGrads(
@@ -159,10 +218,12 @@ def _objective_grads(ctx: Any, grad: Tensor, weights: Any, options: Any) -> _Obj
 
 
 class _Contrastive(torch.autograd.Function):
+    vmap = staticmethod(no_vmap)
+    setup_context = staticmethod(contrastive_setup)
+
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         output: tuple[Tensor, Tensor] = _run("contrastive_forward", *inputs)
-        contrastive_setup(ctx, inputs, output)
         return output
 
     @staticmethod
@@ -171,10 +232,12 @@ class _Contrastive(torch.autograd.Function):
 
 
 class _Prior(torch.autograd.Function):
+    vmap = staticmethod(no_vmap)
+    setup_context = staticmethod(prior_setup)
+
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
+    def forward(*inputs: Any) -> Tensor:
         eta: Tensor = _run("correlation_prior_forward", *inputs)
-        prior_setup(ctx, inputs, eta)
         return eta
 
     @staticmethod
@@ -185,40 +248,45 @@ class _Prior(torch.autograd.Function):
 class _Objective(torch.autograd.Function):
     """Tensors one by one, as autograd wants them; terms one by one, of which most need no grad."""
 
+    vmap = staticmethod(no_vmap)
+
     @staticmethod
-    def forward(ctx: Any, weights: Any, options: Any, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(weights: Any, options: Any, *tensors: Any) -> tuple[Tensor, ...]:
         logits, labels, similarity, learned, *rows = tensors
         count = len(weights)
-        ctx.weights, ctx.options = weights, options
-        embeddings, coordinates = rows[:count], rows[count:]
         terms, stats = _run(
             "objective_forward",
             logits,
             labels,
             similarity,
-            embeddings,
-            coordinates,
+            rows[:count],
+            rows[count:],
             weights,
             learned,
             *options,
         )
-        _keep_objective(ctx, (logits, labels, similarity, learned, stats, *rows))
-        each: tuple[Tensor, ...] = terms.unbind(0)
-        return each
+        return (*terms.unbind(0), stats)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.weights, ctx.options, logits, labels, similarity, learned, *rows = inputs
+        _keep_objective(ctx, (logits, labels, similarity, learned, output[-1], *rows))
+        ctx.mark_non_differentiable(output[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         count = len(ctx.weights)
-        given = [grad for grad in grads if grad is not None]
+        of_terms = grads[:-1]
+        given = [grad for grad in of_terms if grad is not None]
         if not given:
             return (None,) * (6 + 2 * count)
         if len(given) == 1:  # as in training: the total alone
-            index = next(i for i, grad in enumerate(grads) if grad is not None)
-            around = (index, len(grads) - 1 - index)
+            index = next(i for i, grad in enumerate(of_terms) if grad is not None)
+            around = (index, len(of_terms) - 1 - index)
             terms = torch.constant_pad_nd(given[0].reshape(1), around)
         else:
             zero = torch.zeros_like(given[0])
-            terms = torch.stack([zero if grad is None else grad for grad in grads])
+            terms = torch.stack([zero if grad is None else grad for grad in of_terms])
         of = _objective_grads(ctx, terms, ctx.weights, ctx.options)
         nothing = (None,) * count
         return (
@@ -233,6 +301,11 @@ class _Objective(torch.autograd.Function):
         )
 
 
+def eager_objective(*inputs: Any) -> tuple[Tensor, ...]:
+    """The terms, from weights, options and the tensors one by one."""
+    output: tuple[Tensor, ...] = _Objective.apply(*inputs)  # type: ignore[no-untyped-call]
+    return output[:-1]
+
+
 eager_contrastive: Callable[..., tuple[Tensor, Tensor]] = _Contrastive.apply
 eager_prior: Callable[..., Tensor] = _Prior.apply
-eager_objective: Callable[..., tuple[Tensor, ...]] = _Objective.apply

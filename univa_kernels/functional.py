@@ -170,7 +170,7 @@ def va_supcon_loss(
             are p = 1 with radius 0.5, bit vectors with at most t differing bits p = L with radius
             sqrt(t + 0.5) (`VASupConLoss.for_classes`, `.for_multilabel`).
         temperature: divides the inner products; positive. A one-element tensor may require a
-            gradient, which is exact and costs no second pass; its value is not checked.
+            gradient, which is exact and costs no second pass; on a GPU its value is not checked.
         radius: positives lie strictly closer than this (Euclidean); at least 0.
         sigma: above 0, every pair is a positive of weight exp(-d^2 / (2 sigma^2)) at distance d,
             and `radius` is ignored.

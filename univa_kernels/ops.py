@@ -201,20 +201,6 @@ def _objective_backward_fake(
     )
 
 
-def _no_double_backward(*_: Any) -> None:
-    raise RuntimeError(
-        "univa_kernels: the compiled losses can be differentiated once only; wrap the call in "
-        'univa_kernels.use_backend("reference") for second derivatives'
-    )
-
-
-def _no_vmap(*_: Any) -> None:
-    raise RuntimeError(
-        "univa_kernels: the losses do not run under torch.vmap; a loss couples all rows of a "
-        "batch, so call it once per batch instead"
-    )
-
-
 def _register() -> None:
     library = torch.library
     library.register_fake("univa::contrastive_forward", _contrastive_fake)
@@ -248,8 +234,8 @@ def _register() -> None:
     )
     library.register_fake("univa::objective_backward", _objective_backward_fake)
     for name in ("contrastive", "correlation_prior", "objective"):
-        library.register_autograd(f"univa::{name}_backward", _no_double_backward)
-        library.register_vmap(f"univa::{name}_forward", _no_vmap)
+        library.register_autograd(f"univa::{name}_backward", _autograd.no_double_backward)
+        library.register_vmap(f"univa::{name}_forward", _autograd.no_vmap)
 
 
 if LOAD_ERROR is None:

@@ -67,9 +67,10 @@ def contrastive(
 
     Returns:
         losses [N] and stats [4, N] (log Z, n, mean positive logit, expected logit under softmax
-        minus that mean), both float64 for float64 embeddings, else float32. A row with n = 0 has
-        loss 0; n below 2^-100 (2^-960 in float64) is 0. Only `losses` is differentiable, with
-        respect to anchors, contrast and the learned temperature, also twice.
+        minus that mean; other backends may leave the last one out unless the temperature learns),
+        both float64 for float64 embeddings, else float32. A row with n = 0 has loss 0; n below
+        2^-100 (2^-960 in float64) is 0. Only `losses` is differentiable, with respect to anchors,
+        contrast and the learned temperature, also twice.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         if normalize:  # unit rows in half precision would not be of unit length

@@ -2,6 +2,7 @@
 // accumulate type of the embeddings.
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <tuple>
 
@@ -33,12 +34,17 @@ template <typename T>
 std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments& arguments,
                                               const T* upstream, const T* stats);
 
-// 1 / temperature, which may be a tensor.
+// 1 / temperature, which may be a tensor; then it is looked at here, where that costs nothing.
 template <typename T>
 T inverse_temperature(const ContrastiveOptions& options) {
-  return options.learned_temperature.has_value()
-             ? T(1) / *options.learned_temperature->const_data_ptr<T>()
-             : static_cast<T>(1.0 / options.temperature);
+  if (!options.learned_temperature.has_value()) {
+    return static_cast<T>(1.0 / options.temperature);
+  }
+  const T temperature = *options.learned_temperature->const_data_ptr<T>();
+  STD_TORCH_CHECK(!(temperature <= T(0)) && !std::isinf(temperature),
+                  "temperature must be positive and finite, got ", temperature,
+                  "; learn its logarithm, as VASupConLoss(learn_temperature=True) does");
+  return T(1) / temperature;
 }
 
 }  // namespace univa::cpu

@@ -8,8 +8,9 @@
 
 namespace univa::cpu {
 
-// Within 1.5 ulp for x <= 88; 0 for x <= -104 and -inf; NaN for NaN. Larger x do not occur: the
-// arguments are logits less their maximum or their log-sum-exp.
+// Within 1.5 ulp for x <= 88; 0 for x <= -104 and -inf; NaN for NaN. For larger x
+// any value: arguments are logits less their maximum or their log-sum-exp, so that only pairs left
+// out could have them, or rows that are infinite anyway.
 //
 // Cody and Waite: x = n ln 2 + r, exp x = 2^n exp r, the polynomial being Taylor's to degree 7 on
 // |r| <= ln 2 / 2 (next term below 2^-27).

@@ -46,6 +46,33 @@ def test_rows_of_very_different_lengths(backend, learned, dtype, smallest):
     check(Case(rows, torch.rand(300, 2, generator=generator), options, extra), backend, dtype)
 
 
+def test_columns_far_below_the_common_maximum(backend):
+    # Half of the rows have logits of up to 100 among themselves, the rest next to none: relative to
+    # the tile's maximum the latter's columns are beyond float32.
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.zeros(260, 4).double()
+    rows[::2, 0] = 10
+    rows[:, 1:] = torch.randn(260, 3, generator=generator).double() / 2
+    options = {"radius": 0.3, "temperature": 1.0}
+    case = Case(rows, torch.rand(260, 2, generator=generator), options)
+    check(case, backend, torch.float32)
+    check(case, backend, torch.float64)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rows_with_all_pairs_of_a_tile_left_out(backend, dtype, learned):
+    generator = torch.Generator().manual_seed(1)
+    groups = torch.zeros(300, dtype=torch.int64)
+    groups[::7] = 1
+    options = {"radius": 0.2, "group_pairs": "exclude"}
+    extra = {"groups": groups}
+    if learned:
+        extra["temperature"] = torch.tensor(0.7, dtype=torch.float64)
+    rows = torch.randn(300, 8, generator=generator).double()
+    check(Case(rows, torch.rand(300, 2, generator=generator), options, extra), backend, dtype)
+
+
 @pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 70), (513, 1025, 33), (1, 1, 1), (2, 2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_larger_than_a_block(backend, n, m, d, dtype, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels import truth
 from tests.kernels.cases import BACKENDS
-from univa_kernels import VASupConLoss, contrastive_terms, use_backend, va_supcon_loss
+from univa_kernels import VASupConLoss, contrastive_terms, univa_loss, use_backend, va_supcon_loss
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -250,3 +250,29 @@ def test_autocast_leaves_the_loss_alone(backend, kind):
 def test_vmap_is_refused_clearly(backend):
     with use_backend(backend), pytest.raises(RuntimeError, match=r"do not run under torch\.vmap"):
         torch.vmap(va_supcon_loss)(torch.randn(2, 4, 3), torch.rand(2, 4, 2))
+
+
+def test_an_infinite_upstream_gradient_stays_in_its_row(backend):
+    coordinates = torch.tensor([0.0, 0.0, 5.0])  # the last one has no positive
+    temperature = torch.tensor(0.5, requires_grad=True)
+    rows = torch.randn(3, 4, requires_grad=True)
+    with use_backend(backend):
+        losses, _ = contrastive_terms(rows, coordinates, temperature=temperature)
+        losses.backward(torch.tensor([1.0, 2.0, float("inf")]))
+    assert temperature.grad.isfinite()
+    assert rows.grad.isfinite().all()
+
+
+def test_function_transforms_differentiate(backend):
+    rows, va = torch.randn(6, 3), torch.rand(6, 2)
+    with use_backend(backend):
+        by_transform = torch.func.grad(lambda leaf: va_supcon_loss(leaf, va, radius=0.5))(rows)
+        leaf = rows.clone().requires_grad_()
+        va_supcon_loss(leaf, va, radius=0.5).backward()
+        torch.testing.assert_close(by_transform, leaf.grad)
+        logits, labels = torch.randn(6, 4), torch.ones(6, 4)
+        of_logits = torch.func.grad(
+            lambda scores: univa_loss(scores, labels, {"text": rows}, {"text": va}).total
+        )(logits)
+    assert of_logits.isfinite().all()
+    assert of_logits.abs().sum() > 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from univa_kernels import ops, univa_loss, va_supcon_loss
+from univa_kernels import ops, reference, univa_loss, va_supcon_loss
 from univa_kernels.reference import accumulate_dtype
 
 pytestmark = pytest.mark.skipif(ops.LOAD_ERROR is not None, reason=f"{ops.LOAD_ERROR}")
@@ -97,6 +97,16 @@ def test_statistics_carry_no_gradient():
     assert not stats.requires_grad
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_statistics_are_those_of_the_reference(learned):
+    arguments = list(contrastive_arguments(torch.float64, contrast=learned))
+    with torch.no_grad():
+        _, want = reference.contrastive(*arguments)
+        _, stats = torch.ops.univa.contrastive_forward(*arguments)
+    kept = 4 if learned else 3
+    torch.testing.assert_close(stats[:kept], want[:kept])
+
+
 def test_compiles_into_one_graph_for_any_batch_size():
     compiled = torch.compile(va_supcon_loss, fullgraph=True, dynamic=True, backend="aot_eager")
     for size in (8, 13, 21):
@@ -134,3 +144,19 @@ def test_the_whole_objective_compiles():
     torch.testing.assert_close(
         compiled(*arguments, prior="norm").total, univa_loss(*arguments, prior="norm").total
     )
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, float("inf")])
+def test_a_learned_temperature_that_is_not_positive_is_refused_on_the_cpu(value):
+    with pytest.raises(RuntimeError, match="temperature must be positive and finite"):
+        va_supcon_loss(torch.randn(4, 3), torch.rand(4, 2), temperature=torch.tensor(value))
+
+
+def test_a_second_derivative_by_transforms_is_refused():
+    rows, va = torch.randn(4, 3), torch.rand(4, 2)
+
+    def of_rows(leaf):
+        return torch.func.grad(lambda inner: va_supcon_loss(inner, va, radius=0.5))(leaf).sum()
+
+    with pytest.raises(RuntimeError, match="differentiated once only"):
+        torch.func.grad(of_rows)(rows)
