@@ -81,11 +81,14 @@ class _Once(torch.autograd.Function):
         """Keep nothing."""
 
 
+_once: Callable[..., Any] = _Once.apply
+
+
 def _gradients(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None) -> Any:
     """Call `compute(*tensors)`, through `_Once` where a second derivative could be asked for."""
     if not torch.is_grad_enabled():
         return compute(*tensors)
-    return _Once.apply(compute, *tensors)  # type: ignore[no-untyped-call]
+    return _once(compute, *tensors)
 
 
 def contrastive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -301,10 +304,12 @@ class _Objective(torch.autograd.Function):
         )
 
 
+_objective: Callable[..., tuple[Tensor, ...]] = _Objective.apply
+
+
 def eager_objective(*inputs: Any) -> tuple[Tensor, ...]:
     """The terms, from weights, options and the tensors one by one."""
-    output: tuple[Tensor, ...] = _Objective.apply(*inputs)  # type: ignore[no-untyped-call]
-    return output[:-1]
+    return _objective(*inputs)[:-1]
 
 
 eager_contrastive: Callable[..., tuple[Tensor, Tensor]] = _Contrastive.apply
