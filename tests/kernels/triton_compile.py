@@ -18,10 +18,6 @@ class Driver:
         return GPUTarget("cuda", 90, 32)
 
 
-if not torch.cuda.is_available():
-    driver.set_active(Driver())
-
-
 def keep(graph: GraphModule, _: object) -> object:
     graphs.append(graph)
     return lambda *inputs: [
@@ -36,20 +32,27 @@ def loss(rows: torch.Tensor, va: torch.Tensor, temperature: torch.Tensor) -> tor
     return ops.contrastive(rows, None, va, None, None, None, temperature, *options)[0].sum()
 
 
-for depth in (64, 768):
-    graphs.clear()
-    rows = torch.randn(300, depth, requires_grad=True)
-    temperature = torch.tensor(0.5, requires_grad=True)
-    loss(rows, torch.rand(300, 2), temperature).backward()
-    assert len(graphs) == 2, graphs
-    launches = [
-        node
-        for graph in graphs
-        for node in graph.graph.nodes
-        if "triton_kernel_wrapper" in str(node.target)
-    ]
-    assert len(launches) >= 3, [str(node.target) for g in graphs for node in g.graph.nodes]
-    assert rows.grad is not None
-    assert rows.grad.shape == rows.shape
-    torch._dynamo.reset()
-print("traced")
+def main() -> None:
+    if not torch.cuda.is_available():
+        driver.set_active(Driver())
+    for depth in (64, 768):
+        graphs.clear()
+        rows = torch.randn(300, depth, requires_grad=True)
+        temperature = torch.tensor(0.5, requires_grad=True)
+        loss(rows, torch.rand(300, 2), temperature).backward()
+        assert len(graphs) == 2, graphs
+        launches = [
+            node
+            for graph in graphs
+            for node in graph.graph.nodes
+            if "triton_kernel_wrapper" in str(node.target)
+        ]
+        assert len(launches) >= 3, [str(node.target) for g in graphs for node in g.graph.nodes]
+        assert rows.grad is not None
+        assert rows.grad.shape == rows.shape
+        torch._dynamo.reset()
+    print("traced")
+
+
+if __name__ == "__main__":
+    main()
