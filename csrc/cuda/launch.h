@@ -111,7 +111,11 @@ struct FusedProblem {
   void* gradients[kFusedModalities];  // of the embeddings; backward only
 };
 
-// The largest dynamic shared memory of a block on the current device.
+// What stays free beside dynamic shared memory, for the arrays that kernels declare and the
+// compiler's padding; tests/kernels/test_cuda_build.py holds every kernel to it.
+constexpr int64_t kStaticShared = 1024;
+
+// The largest shared memory of a block on the current device, static and dynamic together.
 const char* shared_memory_limit(int* bytes);
 
 // terms [3 + M], stats [M, 4, B]. partial: two doubles for each block of the grid (count * blocks +

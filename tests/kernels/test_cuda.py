@@ -13,7 +13,7 @@ from benchmarks import gpu_small_batch
 from tests import cuda_shim
 from tests.kernels import oracle, test_contrastive, test_losses, test_prior
 from tests.kernels.cases import Case, cases
-from univa_kernels import contrastive_terms, univa_loss, use_backend, va_supcon_loss
+from univa_kernels import contrastive_terms, ops, univa_loss, use_backend, va_supcon_loss
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -211,9 +211,11 @@ def test_prior_matches_the_truth(n, labels, form, dtype, seed):
     test_prior.check("cpu", n, labels, form, dtype, seed)
 
 
-def objective_inputs(size, depth, labels=6, dtype=torch.float32, label_dtype=torch.float32):
+def objective_inputs(
+    size, depth, labels=6, dtype=torch.float32, label_dtype=torch.float32, modalities=3
+):
     generator = torch.Generator().manual_seed(size + depth)
-    names = ("text", "audio", "vision")
+    names = ["text", "audio", "vision", *(f"other {m}" for m in range(3, modalities))]
     return {
         "logits": torch.randn(size, labels, generator=generator).to(dtype).requires_grad_(),
         "labels": torch.randint(0, 2, (size, labels), generator=generator).to(label_dtype),
@@ -223,6 +225,7 @@ def objective_inputs(size, depth, labels=6, dtype=torch.float32, label_dtype=tor
         },
         "coordinates": {m: torch.rand(size, 2, generator=generator) for m in names},
         "similarity": torch.randn(labels, labels, generator=generator).to(dtype).requires_grad_(),
+        "modality_weights": {m: 0.5 + i for i, m in enumerate(names)},  # each its own
     }
 
 
@@ -283,25 +286,78 @@ def test_labels_of_any_type(label_dtype):
     assert all(map(torch.equal, got, want))
 
 
-# 66 labels are beyond one launch: the same objective, part by part.
-@pytest.mark.parametrize("labels", [6, 66])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_objective_equals_the_reference_at_larger_sizes(shim, labels, normalize, dtype):
-    inputs = objective_inputs(34, 70, labels=labels, dtype=dtype)
-    options = {"normalize": normalize, "temperature": 0.2}
-    got, count = launches_of(shim, lambda: objective_result(inputs, **options))
-    assert (count == 2) == (labels == 6)
+def check_objective(inputs, dtype, **options):
+    """Against the reference; how many launches it took."""
+    got, count = launches_of(cuda_shim.load(), lambda: objective_result(inputs, **options))
     with use_backend("reference"):
         want = objective_result(inputs, **options)
     tolerance = {torch.float64: 1e-11, torch.float32: 1e-5}.get(dtype, 2**-7)
     for ours, theirs in zip(got, want, strict=True):
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+    return count
+
+
+# 66 labels are beyond one launch: the same objective, part by part.
+@pytest.mark.parametrize("labels", [6, 66])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_objective_equals_the_reference_at_larger_sizes(labels, normalize, dtype):
+    inputs = objective_inputs(34, 70, labels=labels, dtype=dtype)
+    count = check_objective(inputs, dtype, normalize=normalize, temperature=0.2)
+    assert (count == 2) == (labels == 6)
+
+
+# One launch takes 8 modalities; part by part, 16 are put together at a time.
+@pytest.mark.parametrize(
+    ("modalities", "labels", "at_once"),
+    [(1, 6, True), (3, 6, True), (8, 6, True), (3, 66, False), (9, 6, False), (20, 6, False)],
+)
+def test_every_modality_has_its_own_weight(modalities, labels, at_once):
+    inputs = objective_inputs(9, 5, labels=labels, modalities=modalities)
+    if modalities == 1:
+        for key in ("embeddings", "coordinates", "modality_weights"):
+            inputs[key] = {"audio": inputs[key]["audio"]}
+    count = check_objective(inputs, torch.float32)
+    assert (count == 2) == at_once
+
+
+def plan_of(inputs, dtype, **options):
+    rows, depth = inputs["embeddings"]["text"].shape
+    return ops._C.launch_plan(dtype, rows, depth, inputs["logits"].shape[1], **options)
+
+
+# 48 KiB is what a block has without asking, its kernel's own arrays included.
+@pytest.mark.parametrize(
+    ("dtype", "size", "depth"),
+    [(torch.float32, 9, 1521), (torch.bfloat16, 32, 1488), (torch.float64, 9, 756)],
+)
+def test_one_launch_at_the_shared_memory_of_a_block_that_does_not_ask(shim, dtype, size, depth):
+    inputs = objective_inputs(size, depth, dtype=dtype)
+    asked = plan_of(inputs, str(dtype).removeprefix("torch."))["shared_bytes"]
+    assert 48 * 1024 - 128 < asked <= 48 * 1024
+    got, count = launches_of(shim, lambda: objective_result(inputs))
+    assert count == 2
+    assert all(result.isfinite().all() for result in got)
+
+
+# A GPU of compute capability 8.6 has 99 KiB for a block. 3156 floats are exactly that.
+@pytest.mark.parametrize(("depth", "at_once"), [(3156, False), (3124, True)])
+def test_one_launch_leaves_room_for_the_kernels_own_arrays(shim, depth, at_once):
+    limit = shim.univa_shim_shared_limit()
+    inputs = objective_inputs(8, depth)
+    assert at_once or plan_of(inputs, "float32")["shared_bytes"] == 99 * 1024
+    shim.univa_shim_limit_shared(99 * 1024)
+    try:
+        got, count = launches_of(shim, lambda: objective_result(inputs))
+    finally:
+        shim.univa_shim_limit_shared(limit)
+    assert (count == 2) == at_once
+    assert all(result.isfinite().all() for result in got)
 
 
 def test_objective_without_modalities_is_one_launch(shim):
     data = objective_inputs(5, 4)
-    data |= {"embeddings": {}, "coordinates": {}}
+    data |= {"embeddings": {}, "coordinates": {}, "modality_weights": None}
     output, count = launches_of(shim, lambda: univa_loss(**data, alpha=0.0))
     assert count == 1
     torch.testing.assert_close(output.total, output.classification)
