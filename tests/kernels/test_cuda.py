@@ -254,9 +254,17 @@ def launches_of(shim, call):
     return result, shim.univa_shim_launches() - before
 
 
-def test_objective_and_gradients_match_the_truth():
+@settings(max_examples=40, deadline=None)
+@given(case=test_losses.objective_cases(dtypes=DTYPES))
+def test_objective_and_gradients_match_the_truth(case):
     """All options by chance, at sizes of one launch."""
-    test_losses.test_objective_and_gradients_match_the_truth("cpu")
+    test_losses.check_objective("cpu", **case)
+
+
+@settings(max_examples=5, deadline=None)
+@given(case=test_losses.objective_cases(labels=[66], dtypes=DTYPES))
+def test_objective_part_by_part_matches_the_truth(case):
+    test_losses.check_objective("cpu", **{**case, "size": min(case["size"], 7)})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

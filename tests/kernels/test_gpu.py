@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels import oracle, test_ops, test_prior
+from tests.kernels import oracle, test_losses, test_ops, test_prior
 from tests.kernels.cases import Case, cases
 from univa_kernels import UniVALoss, backends, use_backend, va_supcon_loss
 
@@ -47,6 +47,13 @@ def test_contrastive_at_odd_sizes(n, d, dtype):
 )
 def test_prior_matches_the_truth(n, labels, form, dtype, seed):
     test_prior.check("cuda", n, labels, form, dtype, seed, "cuda")
+
+
+# 65 labels and more are beyond one launch: part by part.
+@settings(max_examples=60, deadline=None)
+@given(case=test_losses.objective_cases(labels=[1, 2, 3, 6, 7, 64, 65, 80], dtypes=DTYPES))
+def test_objective_and_gradients_match_the_truth(case):
+    test_losses.check_objective("cuda", **case, device="cuda")
 
 
 def test_same_bits_on_every_repeat():
