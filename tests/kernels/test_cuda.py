@@ -248,6 +248,33 @@ def test_the_contenders_of_the_gpu_benchmark_agree(dtype):
     gpu_small_batch.check(12, 40, dtype, "cpu")  # exits where one is wrong
 
 
+@pytest.mark.parametrize(
+    ("eager", "graph", "plain", "missed"),
+    [(60, 15, 1500, []), (150, 40, 1500, []), (151, 40, 1510, [0]), (50, 41, 499, [1, 2])],
+)
+def test_the_gpu_benchmark_fails_where_a_figure_is_missed(
+    monkeypatch, tmp_path, capsys, eager, graph, plain, missed
+):
+    found = {
+        "eager": {"univa": eager, "PyTorch": plain},
+        "graph": {"univa": graph, "PyTorch": plain},
+    }
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(gpu_small_batch, "measure", lambda *_: found)
+    monkeypatch.setattr("sys.argv", ["gpu_small_batch", "--batch", "32", "--out", str(out)])
+    if missed:
+        with pytest.raises(SystemExit, match="misses what it must reach"):
+            gpu_small_batch.main()
+    else:
+        gpu_small_batch.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "must be" in line]
+    assert [i for i, line in enumerate(lines) if line.endswith("MISSED")] == missed
+    assert len(lines) == 3
+    assert "microseconds" in out.read_text()
+
+
 def launches_of(shim, call):
     before = shim.univa_shim_launches()
     result = call()
