@@ -302,8 +302,9 @@ int launch(const void* kernel, dim3 grid, dim3 threads, size_t bytes,
   const bool asked = found != allowed.end();
   const int limit = asked ? found->second : kSharedByDefault;
   if (count == 0 || count > 1024 || count % kWarpLanes != 0 || threads.y * threads.z != 1 ||
-      grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z == 0 || grid.z > 65535) {
-    record("launch: blocks of whole warps along x, at most 1024 threads, a grid that is not empty");
+      grid.x == 0 || grid.y == 0 || grid.y > UNIVA_GRID_LIMIT || grid.z != 1) {
+    record("launch: blocks of whole warps along x, at most 1024 threads, a grid that is not empty "
+           "nor too large along y");
     return 1;
   }
   if (bytes > static_cast<size_t>(limit)) {

@@ -84,6 +84,11 @@ def test_contrastive_beyond_tiles_and_bands(n, m, d, dtype):
         oracle.check(case, "cpu", dtype)
 
 
+def test_few_anchors_and_a_large_memory_keep_to_the_grid():
+    # 64 blocks along y here, 65535 on a GPU: 64 columns each.
+    oracle.check(case_of(2, 64 * 64 + 70, 3), "cpu", torch.float32)
+
+
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
 def test_empty_sets(n, m):
     rows, others = torch.randn(n, 4, requires_grad=True), torch.randn(m, 4, requires_grad=True)
