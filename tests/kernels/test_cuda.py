@@ -3,6 +3,8 @@
 `test_gpu.py` holds the same backend against the same truths where there is a GPU.
 """
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -393,6 +395,27 @@ def test_one_launch_leaves_room_for_the_kernels_own_arrays(shim, depth, at_once)
         shim.univa_shim_limit_shared(limit)
     assert (count == 2) == at_once
     assert all(result.isfinite().all() for result in got)
+
+
+def test_what_a_step_takes_beside_its_two_launches(monkeypatch):
+    # As docs/cuda.md has it; test_gpu.py asks the device itself.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    inputs = objective_inputs(12, 20)
+
+    def step():
+        total = univa_loss(**inputs, prior="norm").total
+        torch.autograd.grad(total, leaves_of(inputs))
+
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    names = Counter(event.name for event in profile.events())
+    # Autograd's gradient of the total, 1, and around it zeros for the other terms.
+    assert names["aten::fill_"] == 2
+    assert names["aten::copy_"] == 1
+    assert names["univa_shim::objective_forward"] == names["univa_shim::objective_backward"] == 1
+    writes = {"aten::mul", "aten::add", "aten::sum", "aten::clone", "aten::stack", "aten::cat"}
+    assert not writes & set(names)
 
 
 def test_objective_without_modalities_is_one_launch(shim):

@@ -1,5 +1,7 @@
 """The kernel tests on CUDA tensors: what `scripts/gpu_check.sh` runs where there is a GPU."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -171,9 +173,19 @@ def test_the_whole_loss_is_one_kernel_each_way():
     with torch.profiler.profile(activities=activities) as profile:
         step()
         torch.cuda.synchronize()
-    kernels = [event.name for event in profile.events() if "fused_" in event.name]
-    assert sum("fused_forward_kernel" in name for name in kernels) == 1
-    assert sum("fused_backward_kernel" in name for name in kernels) == 1
+    # All that the device did. The ticket is reset; autograd begins with a gradient of 1, which is
+    # padded to those of all terms: docs/cuda.md says so.
+    allowed = {
+        "fused_forward_kernel": 1,
+        "fused_backward_kernel": 1,
+        "Memset|FillFunctor": 3,
+        "Memcpy DtoD|copy_kernel": 1,
+    }
+    names = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    found = {kind: [name for name in names if re.search(kind, name)] for kind in allowed}
+    assert len(found["fused_forward_kernel"]) == len(found["fused_backward_kernel"]) == 1, names
+    assert all(len(found[kind]) <= most for kind, most in allowed.items()), names
+    assert sum(map(len, found.values())) == len(names), names
 
 
 def test_launches_on_two_streams_do_not_disturb_each_other():
