@@ -86,6 +86,7 @@ py::dict launch_plan(const std::string& dtype, int64_t rows, int64_t depth, int6
       result["blocks"] = plan.fused ? modalities * plan.blocks + 1 : 0;
       result["threads"] = plan.fused ? univa::cuda::kFusedThreads : 0;
       result["shared_bytes"] = plan.shared_bytes;
+      result["static_bytes_reserved"] = univa::cuda::kStaticShared;
       return result;
     }
   }
@@ -103,7 +104,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("launch_plan", &launch_plan, py::arg("dtype"), py::arg("rows"), py::arg("depth"),
              py::arg("labels"), py::arg("modalities") = 3, py::arg("shared_limit") = 232448,
              "How the CUDA backend serves an objective of these sizes. Needs no GPU; shared_limit "
-             "is what a block of it can have, in bytes.");
+             "is what a block of it can have, static and dynamic, in bytes.");
   module.def("tensor_float32_allowed", &univa::cuda::tensor_float32_allowed,
              "Whether torch's setting lets the CUDA backend multiply float32 as TF32.");
   module.def("cuda_stream_found", &univa::cuda::stream_function_found,

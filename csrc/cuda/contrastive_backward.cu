@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
                         const AccumulateType<T>* stats, const Band<AccumulateType<T>> band) {
   using A = AccumulateType<T>;
   constexpr int kSide = Math::kSide;
+  static_assert(kSide >= kTileSideLeast);  // bands are no wider than a grid of tiles along y
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kSide;
   const int64_t first_column = band.first + static_cast<int64_t>(blockIdx.y) * kSide;
   if (problem.symmetric && first_row > first_column) {

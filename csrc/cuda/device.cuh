@@ -173,12 +173,16 @@ __device__ __forceinline__ void take(RowState<A>& state, const Pair<A>& pair) {
   state.push(pair.logit, pair.z, pair.positive);
 }
 
+// A kernel has 48 KiB, its own arrays included, without asking. Above this, launches ask.
+constexpr int64_t kSharedUnasked = 40 * 1024;
+static_assert(kSharedUnasked + kStaticShared <= 48 * 1024);
+
 // Launches a kernel with `bytes` of dynamic shared memory; null, or CUDA's words on what went wrong.
 template <typename... Parameters, typename... Arguments>
 const char* launch_kernel(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t bytes,
                           void* stream, const Arguments&... arguments) {
   cudaError_t error = cudaSuccess;
-  if (bytes > 48 * 1024) {  // more has to be asked for
+  if (bytes > kSharedUnasked) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(bytes));
   }

@@ -40,16 +40,22 @@ struct ContrastiveProblem {
 // The tiles of a problem are taken in bands of columns, so that what is kept of them is linear in
 // the rows. Multiples of the largest tile's side.
 constexpr int64_t kTileSideLimit = 128;
+constexpr int64_t kTileSideLeast = 64;
 #if !defined(UNIVA_FORWARD_BAND)  // the tests have bands of their own, to see many of them
 #define UNIVA_FORWARD_BAND 4096
 #define UNIVA_COEFFICIENTS 16777216
+#define UNIVA_GRID_LIMIT 65535
 #endif
 constexpr int64_t kForwardBand = UNIVA_FORWARD_BAND;
 
-// Columns of a band of the backward: all of them where the coefficients of all pairs are few.
+// Columns of a band of the backward: all of them where the coefficients of all pairs are few, and
+// their tiles within the blocks that a grid can have along y.
 constexpr int64_t kCoefficients = UNIVA_COEFFICIENTS;
+constexpr int64_t kGridColumns = UNIVA_GRID_LIMIT * kTileSideLeast;
 inline int64_t backward_band(int64_t rows, int64_t columns) {
-  const int64_t some = kCoefficients / (rows < 1 ? 1 : rows) / kTileSideLimit * kTileSideLimit;
+  const int64_t few = kCoefficients / (rows < 1 ? 1 : rows);
+  const int64_t most = few < kGridColumns ? few : kGridColumns;
+  const int64_t some = most / kTileSideLimit * kTileSideLimit;
   return some >= columns ? columns : some < kTileSideLimit ? kTileSideLimit : some;
 }
 
@@ -111,7 +117,11 @@ struct FusedProblem {
   void* gradients[kFusedModalities];  // of the embeddings; backward only
 };
 
-// The largest dynamic shared memory of a block on the current device.
+// What stays free beside dynamic shared memory, for the arrays that kernels declare and the
+// compiler's padding; tests/kernels/test_cuda_build.py holds every kernel to it.
+constexpr int64_t kStaticShared = 1024;
+
+// The largest shared memory of a block on the current device, static and dynamic together.
 const char* shared_memory_limit(int* bytes);
 
 // terms [3 + M], stats [M, 4, B]. partial: two doubles for each block of the grid (count * blocks +

@@ -44,7 +44,7 @@ inline int64_t fused_bytes(Type type, int64_t rows, int64_t depth, int64_t label
   return of_rows > of_labels ? of_rows : of_labels;
 }
 
-// shared_limit: bytes that a block can have, as the device says. depth: the largest.
+// shared_limit: bytes that a block can have, static and dynamic, as the device says. depth: the largest.
 inline Plan plan_objective(Type type, int64_t rows, int64_t depth, int64_t labels,
                            int64_t modalities, int64_t shared_limit) {
   const Plan apart{false, 0, 0};
@@ -52,7 +52,7 @@ inline Plan plan_objective(Type type, int64_t rows, int64_t depth, int64_t label
   const int64_t bytes = fused_bytes(type, rows, depth, labels);
   const bool fits = rows >= 1 && rows <= limit.rows && depth <= limit.depth && labels >= 1 &&
                     labels <= kFusedLabels && rows * labels <= kFusedPredictions &&
-                    modalities <= kFusedModalities && bytes <= shared_limit;
+                    modalities <= kFusedModalities && bytes + kStaticShared <= shared_limit;
   return fits ? Plan{true, (rows + kFusedRows - 1) / kFusedRows, bytes} : apart;
 }
 

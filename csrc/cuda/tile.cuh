@@ -101,8 +101,8 @@ constexpr int64_t product_bytes(Layout first, Layout second) {
   return steps > result ? steps : result;
 }
 
-// What a block can have on every GPU built for.
-constexpr int64_t kSharedEverywhere = 99 * 1024;
+// The dynamic shared memory that a block can have on every GPU built for.
+constexpr int64_t kSharedEverywhere = 99 * 1024 - kStaticShared;
 static_assert(product_bytes<TensorCores<float>>(Layout::kAcross, Layout::kAcross) <=
               kSharedEverywhere);
 static_assert(product_bytes<TensorCores<__half>>(Layout::kAcross, Layout::kAcross) <=

@@ -51,7 +51,7 @@ def _build() -> Path:
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
     flags += ["-Wall", "-Wno-unknown-pragmas", "-DUNIVA_CUDA_SHIM", "-DUNIVA_WITH_CUDA"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]
-    flags += ["-DUNIVA_FORWARD_BAND=256", "-DUNIVA_COEFFICIENTS=65536"]
+    flags += ["-DUNIVA_FORWARD_BAND=256", "-DUNIVA_COEFFICIENTS=65536", "-DUNIVA_GRID_LIMIT=64"]
     # The shim's headers go before torch's and CUDA's.
     flags += [f"-I{HERE / 'include'}", f"-I{build.SOURCES}", f"-I{build.SOURCES / 'include'}"]
     flags += ["-isystem", str(torch_folder / "include")]

@@ -115,7 +115,7 @@ const char* run_faulty(int which) {
     input[i] = static_cast<float>(i);
   }
   if (which != kNone) {
-    const int64_t bytes = which == kTooMuchShared ? kSharedLimit + 1 : kThreads * sizeof(float);
+    const int64_t bytes = which == kTooMuchShared ? shared_limit() + 1 : kThreads * sizeof(float);
     const int threads = which == kPartialBlock ? 40 : kThreads;
     return univa::cuda::launch_kernel(faulty, 1, threads, bytes, nullptr, which,
                                       static_cast<const float*>(input));

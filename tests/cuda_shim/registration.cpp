@@ -36,6 +36,8 @@ EXPORT const char* univa_shim_faulty(int which) {
 }
 EXPORT int univa_shim_launches() { return univa_shim::launches(); }
 EXPORT void univa_shim_backwards(int yes) { univa_shim::run_blocks_backwards(yes != 0); }
+EXPORT int univa_shim_shared_limit() { return univa_shim::shared_limit(); }
+EXPORT void univa_shim_limit_shared(int bytes) { univa_shim::limit_shared(bytes); }
 EXPORT void univa_shim_allow_tf32(int allow) { univa::cuda::allow_tensor_float32 = allow != 0; }
 EXPORT int univa_shim_bfloat16_bits(float value) { return __nv_bfloat16(value).bits; }
 EXPORT int univa_shim_float16_bits(float value) { return __half(value).bits; }

@@ -34,6 +34,7 @@ std::string error;
 bool failed = false;
 int launch_count = 0;
 bool backwards = false;
+int limit_of_block = 232448;
 std::map<const void*, int> allowed;  // dynamic shared memory by kernel
 std::mutex one_launch;
 
@@ -298,10 +299,12 @@ int launch(const void* kernel, dim3 grid, dim3 threads, size_t bytes,
   failed = false;
   const size_t count = static_cast<size_t>(threads.x) * threads.y * threads.z;
   const auto found = allowed.find(kernel);
-  const int limit = found == allowed.end() ? kSharedByDefault : found->second;
+  const bool asked = found != allowed.end();
+  const int limit = asked ? found->second : kSharedByDefault;
   if (count == 0 || count > 1024 || count % kWarpLanes != 0 || threads.y * threads.z != 1 ||
-      grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z == 0 || grid.z > 65535) {
-    record("launch: blocks of whole warps along x, at most 1024 threads, a grid that is not empty");
+      grid.x == 0 || grid.y == 0 || grid.y > UNIVA_GRID_LIMIT || grid.z != 1) {
+    record("launch: blocks of whole warps along x, at most 1024 threads, a grid that is not empty "
+           "nor too large along y");
     return 1;
   }
   if (bytes > static_cast<size_t>(limit)) {
@@ -314,6 +317,8 @@ int launch(const void* kernel, dim3 grid, dim3 threads, size_t bytes,
   block.grid = grid;
   block.memory = memory.data() + (128 - reinterpret_cast<uintptr_t>(memory.data()) % 128);
   block.dynamic_bytes = bytes;
+  // Who asks for dynamic memory is refused where static memory does not fit beside what was asked.
+  block.room = asked ? limit_of_block - limit + bytes : kSharedByDefault;
   block.warps.resize(count / kWarpLanes);
   std::vector<std::unique_ptr<Fiber>> fibers;
   for (size_t t = 0; t < count; ++t) {
@@ -331,6 +336,7 @@ int launch(const void* kernel, dim3 grid, dim3 threads, size_t bytes,
                                 : dim3(x, y, z);
         block.barriers = 0;
         block.static_bytes = 0;
+        block.declared = 0;
         block.statics.clear();
         for (Warp& warp : block.warps) {
           warp.barriers = 0;
@@ -344,12 +350,19 @@ int launch(const void* kernel, dim3 grid, dim3 threads, size_t bytes,
 }
 
 int allow_shared(const void* kernel, int bytes) {
-  if (bytes > kSharedLimit) {
+  if (bytes > limit_of_block) {
     record("launch: more dynamic shared memory than a block can have");
     return 1;
   }
-  allowed[kernel] = std::max(bytes, kSharedByDefault);
+  allowed[kernel] = bytes;
   return 0;
+}
+
+int shared_limit() { return limit_of_block; }
+
+void limit_shared(int bytes) {
+  limit_of_block = bytes;
+  allowed.clear();
 }
 
 int take_error() {
@@ -376,6 +389,12 @@ void* static_memory(const void* key, size_t bytes) {
   const size_t rounded = (bytes + 127) / 128 * 128;
   if (block.static_bytes + rounded > kStatics) {
     fault("more than %zu bytes of static shared memory", kStatics);
+  }
+  // Arrays lie one after the other, and dynamic memory behind them at a multiple of 128 bytes.
+  block.declared = (block.declared + 15) / 16 * 16 + bytes;
+  const size_t statics = (block.declared + 127) / 128 * 128;
+  if (block.dynamic_bytes + statics > block.room) {
+    fault("launch: %zu bytes of static shared memory do not fit beside the dynamic", statics);
   }
   const size_t offset = block.dynamic_bytes + kCanaries + block.static_bytes;
   block.static_bytes += rounded;

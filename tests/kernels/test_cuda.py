@@ -3,6 +3,8 @@
 `test_gpu.py` holds the same backend against the same truths where there is a GPU.
 """
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from benchmarks import gpu_small_batch
 from tests import cuda_shim
 from tests.kernels import oracle, test_contrastive, test_losses, test_prior
 from tests.kernels.cases import Case, cases
-from univa_kernels import contrastive_terms, univa_loss, use_backend, va_supcon_loss
+from univa_kernels import contrastive_terms, ops, univa_loss, use_backend, va_supcon_loss
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -82,6 +84,11 @@ def test_contrastive_beyond_tiles_and_bands(n, m, d, dtype):
         case.extra["groups"] = torch.arange(n) % 7
         case.extra["contrast_groups"] = torch.arange(m) % 7
         oracle.check(case, "cpu", dtype)
+
+
+def test_few_anchors_and_a_large_memory_keep_to_the_grid():
+    # 64 blocks along y here, 65535 on a GPU: 64 columns each.
+    oracle.check(case_of(2, 64 * 64 + 70, 3), "cpu", torch.float32)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
@@ -211,9 +218,11 @@ def test_prior_matches_the_truth(n, labels, form, dtype, seed):
     test_prior.check("cpu", n, labels, form, dtype, seed)
 
 
-def objective_inputs(size, depth, labels=6, dtype=torch.float32, label_dtype=torch.float32):
+def objective_inputs(
+    size, depth, labels=6, dtype=torch.float32, label_dtype=torch.float32, modalities=3
+):
     generator = torch.Generator().manual_seed(size + depth)
-    names = ("text", "audio", "vision")
+    names = ["text", "audio", "vision", *(f"other {m}" for m in range(3, modalities))]
     return {
         "logits": torch.randn(size, labels, generator=generator).to(dtype).requires_grad_(),
         "labels": torch.randint(0, 2, (size, labels), generator=generator).to(label_dtype),
@@ -223,6 +232,7 @@ def objective_inputs(size, depth, labels=6, dtype=torch.float32, label_dtype=tor
         },
         "coordinates": {m: torch.rand(size, 2, generator=generator) for m in names},
         "similarity": torch.randn(labels, labels, generator=generator).to(dtype).requires_grad_(),
+        "modality_weights": {m: 0.5 + i for i, m in enumerate(names)},  # each its own
     }
 
 
@@ -245,15 +255,50 @@ def test_the_contenders_of_the_gpu_benchmark_agree(dtype):
     gpu_small_batch.check(12, 40, dtype, "cpu")  # exits where one is wrong
 
 
+@pytest.mark.parametrize(
+    ("eager", "graph", "plain", "missed"),
+    [(60, 15, 1500, []), (150, 40, 1500, []), (151, 40, 1510, [0]), (50, 41, 499, [1, 2])],
+)
+def test_the_gpu_benchmark_fails_where_a_figure_is_missed(
+    monkeypatch, tmp_path, capsys, eager, graph, plain, missed
+):
+    found = {
+        "eager": {"univa": eager, "PyTorch": plain},
+        "graph": {"univa": graph, "PyTorch": plain},
+    }
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(gpu_small_batch, "measure", lambda *_: found)
+    monkeypatch.setattr("sys.argv", ["gpu_small_batch", "--batch", "32", "--out", str(out)])
+    if missed:
+        with pytest.raises(SystemExit, match="misses what it must reach"):
+            gpu_small_batch.main()
+    else:
+        gpu_small_batch.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "must be" in line]
+    assert [i for i, line in enumerate(lines) if line.endswith("MISSED")] == missed
+    assert len(lines) == 3
+    assert "microseconds" in out.read_text()
+
+
 def launches_of(shim, call):
     before = shim.univa_shim_launches()
     result = call()
     return result, shim.univa_shim_launches() - before
 
 
-def test_objective_and_gradients_match_the_truth():
+@settings(max_examples=40, deadline=None)
+@given(case=test_losses.objective_cases(dtypes=DTYPES))
+def test_objective_and_gradients_match_the_truth(case):
     """All options by chance, at sizes of one launch."""
-    test_losses.test_objective_and_gradients_match_the_truth("cpu")
+    test_losses.check_objective("cpu", **case)
+
+
+@settings(max_examples=5, deadline=None)
+@given(case=test_losses.objective_cases(labels=[66], dtypes=DTYPES))
+def test_objective_part_by_part_matches_the_truth(case):
+    test_losses.check_objective("cpu", **{**case, "size": min(case["size"], 7)})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -283,25 +328,99 @@ def test_labels_of_any_type(label_dtype):
     assert all(map(torch.equal, got, want))
 
 
-# 66 labels are beyond one launch: the same objective, part by part.
-@pytest.mark.parametrize("labels", [6, 66])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_objective_equals_the_reference_at_larger_sizes(shim, labels, normalize, dtype):
-    inputs = objective_inputs(34, 70, labels=labels, dtype=dtype)
-    options = {"normalize": normalize, "temperature": 0.2}
-    got, count = launches_of(shim, lambda: objective_result(inputs, **options))
-    assert (count == 2) == (labels == 6)
+def check_objective(inputs, dtype, **options):
+    """Against the reference; how many launches it took."""
+    got, count = launches_of(cuda_shim.load(), lambda: objective_result(inputs, **options))
     with use_backend("reference"):
         want = objective_result(inputs, **options)
     tolerance = {torch.float64: 1e-11, torch.float32: 1e-5}.get(dtype, 2**-7)
     for ours, theirs in zip(got, want, strict=True):
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+    return count
+
+
+# 66 labels are beyond one launch: the same objective, part by part.
+@pytest.mark.parametrize("labels", [6, 66])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_objective_equals_the_reference_at_larger_sizes(labels, normalize, dtype):
+    inputs = objective_inputs(34, 70, labels=labels, dtype=dtype)
+    count = check_objective(inputs, dtype, normalize=normalize, temperature=0.2)
+    assert (count == 2) == (labels == 6)
+
+
+# One launch takes 8 modalities; part by part, 16 are put together at a time.
+@pytest.mark.parametrize(
+    ("modalities", "labels", "at_once"),
+    [(1, 6, True), (3, 6, True), (8, 6, True), (3, 66, False), (9, 6, False), (20, 6, False)],
+)
+def test_every_modality_has_its_own_weight(modalities, labels, at_once):
+    inputs = objective_inputs(9, 5, labels=labels, modalities=modalities)
+    if modalities == 1:
+        for key in ("embeddings", "coordinates", "modality_weights"):
+            inputs[key] = {"audio": inputs[key]["audio"]}
+    count = check_objective(inputs, torch.float32)
+    assert (count == 2) == at_once
+
+
+def plan_of(inputs, dtype, **options):
+    rows, depth = inputs["embeddings"]["text"].shape
+    return ops._C.launch_plan(dtype, rows, depth, inputs["logits"].shape[1], **options)
+
+
+# 48 KiB is what a block has without asking, its kernel's own arrays included.
+@pytest.mark.parametrize(
+    ("dtype", "size", "depth"),
+    [(torch.float32, 9, 1521), (torch.bfloat16, 32, 1488), (torch.float64, 9, 756)],
+)
+def test_one_launch_at_the_shared_memory_of_a_block_that_does_not_ask(shim, dtype, size, depth):
+    inputs = objective_inputs(size, depth, dtype=dtype)
+    asked = plan_of(inputs, str(dtype).removeprefix("torch."))["shared_bytes"]
+    assert 48 * 1024 - 128 < asked <= 48 * 1024
+    got, count = launches_of(shim, lambda: objective_result(inputs))
+    assert count == 2
+    assert all(result.isfinite().all() for result in got)
+
+
+# A GPU of compute capability 8.6 has 99 KiB for a block. 3156 floats are exactly that.
+@pytest.mark.parametrize(("depth", "at_once"), [(3156, False), (3124, True)])
+def test_one_launch_leaves_room_for_the_kernels_own_arrays(shim, depth, at_once):
+    limit = shim.univa_shim_shared_limit()
+    inputs = objective_inputs(8, depth)
+    assert at_once or plan_of(inputs, "float32")["shared_bytes"] == 99 * 1024
+    shim.univa_shim_limit_shared(99 * 1024)
+    try:
+        got, count = launches_of(shim, lambda: objective_result(inputs))
+    finally:
+        shim.univa_shim_limit_shared(limit)
+    assert (count == 2) == at_once
+    assert all(result.isfinite().all() for result in got)
+
+
+def test_what_a_step_takes_beside_its_two_launches(monkeypatch):
+    # As docs/cuda.md has it; test_gpu.py asks the device itself.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    inputs = objective_inputs(12, 20)
+
+    def step():
+        total = univa_loss(**inputs, prior="norm").total
+        torch.autograd.grad(total, leaves_of(inputs))
+
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    names = Counter(event.name for event in profile.events())
+    # Autograd's gradient of the total, 1, and around it zeros for the other terms.
+    assert names["aten::fill_"] == 2
+    assert names["aten::copy_"] == 1
+    assert names["univa_shim::objective_forward"] == names["univa_shim::objective_backward"] == 1
+    writes = {"aten::mul", "aten::add", "aten::sum", "aten::clone", "aten::stack", "aten::cat"}
+    assert not writes & set(names)
 
 
 def test_objective_without_modalities_is_one_launch(shim):
     data = objective_inputs(5, 4)
-    data |= {"embeddings": {}, "coordinates": {}}
+    data |= {"embeddings": {}, "coordinates": {}, "modality_weights": None}
     output, count = launches_of(shim, lambda: univa_loss(**data, alpha=0.0))
     assert count == 1
     torch.testing.assert_close(output.total, output.classification)

@@ -1,11 +1,13 @@
 """The kernel tests on CUDA tensors: what `scripts/gpu_check.sh` runs where there is a GPU."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels import oracle, test_ops, test_prior
+from tests.kernels import oracle, test_losses, test_ops, test_prior
 from tests.kernels.cases import Case, cases
 from univa_kernels import UniVALoss, backends, use_backend, va_supcon_loss
 
@@ -47,6 +49,13 @@ def test_contrastive_at_odd_sizes(n, d, dtype):
 )
 def test_prior_matches_the_truth(n, labels, form, dtype, seed):
     test_prior.check("cuda", n, labels, form, dtype, seed, "cuda")
+
+
+# 65 labels and more are beyond one launch: part by part.
+@settings(max_examples=60, deadline=None)
+@given(case=test_losses.objective_cases(labels=[1, 2, 3, 6, 7, 64, 65, 80], dtypes=DTYPES))
+def test_objective_and_gradients_match_the_truth(case):
+    test_losses.check_objective("cuda", **case, device="cuda")
 
 
 def test_same_bits_on_every_repeat():
@@ -164,9 +173,19 @@ def test_the_whole_loss_is_one_kernel_each_way():
     with torch.profiler.profile(activities=activities) as profile:
         step()
         torch.cuda.synchronize()
-    kernels = [event.name for event in profile.events() if "fused_" in event.name]
-    assert sum("fused_forward_kernel" in name for name in kernels) == 1
-    assert sum("fused_backward_kernel" in name for name in kernels) == 1
+    # All that the device did. The ticket is reset; autograd begins with a gradient of 1, which is
+    # padded to those of all terms: docs/cuda.md says so.
+    allowed = {
+        "fused_forward_kernel": 1,
+        "fused_backward_kernel": 1,
+        "Memset|FillFunctor": 3,
+        "Memcpy DtoD|copy_kernel": 1,
+    }
+    names = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    found = {kind: [name for name in names if re.search(kind, name)] for kind in allowed}
+    assert len(found["fused_forward_kernel"]) == len(found["fused_backward_kernel"]) == 1, names
+    assert all(len(found[kind]) <= most for kind, most in allowed.items()), names
+    assert sum(map(len, found.values())) == len(names), names
 
 
 def test_launches_on_two_streams_do_not_disturb_each_other():

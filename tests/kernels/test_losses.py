@@ -84,33 +84,40 @@ def test_objective_is_its_formula(classification, prior):
     torch.testing.assert_close(got.total, total)
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    size=st.integers(1, 20),
-    labels=st.integers(1, 7),
-    names=st.sets(st.sampled_from(["text", "audio", "vision"])),
-    without=st.sampled_from(["text", "audio", None]),
-    options=st.fixed_dictionaries(
+def objective_cases(labels=range(1, 8), dtypes=(torch.float64, torch.float32, torch.bfloat16)):
+    """Calls of the objective with all its options, as `check_objective` takes them."""
+    options = {
+        "alpha": st.sampled_from([0.0, 0.45, 1.0]),
+        "radius": st.sampled_from([0.1, 0.5, 3.0]),
+        "sigma": st.sampled_from([None, 0.3]),
+        "classification": st.sampled_from(["kl", "bce"]),
+        "prior": st.sampled_from([None, "norm", "quadratic"]),
+        "self_weight": st.sampled_from([0.0, 0.5]),
+        "no_positives": st.sampled_from(["skip", "zero"]),
+        "normalize": st.booleans(),
+    }
+    return st.fixed_dictionaries(
         {
-            "alpha": st.sampled_from([0.0, 0.45, 1.0]),
-            "radius": st.sampled_from([0.1, 0.5, 3.0]),
-            "sigma": st.sampled_from([None, 0.3]),
-            "classification": st.sampled_from(["kl", "bce"]),
-            "prior": st.sampled_from([None, "norm", "quadratic"]),
-            "self_weight": st.sampled_from([0.0, 0.5]),
-            "no_positives": st.sampled_from(["skip", "zero"]),
-            "normalize": st.booleans(),
+            "size": st.integers(1, 20),
+            "labels": st.sampled_from(list(labels)),
+            "names": st.sets(st.sampled_from(["text", "audio", "vision"])),
+            "without": st.sampled_from(["text", "audio", None]),
+            "options": st.fixed_dictionaries(options),
+            "learn": st.booleans(),
+            "dtype": st.sampled_from(list(dtypes)),
+            "seed": st.integers(0, 2**31),
         }
-    ),
-    learn=st.booleans(),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
-    seed=st.integers(0, 2**31),
-)
-def test_objective_and_gradients_match_the_truth(
-    backend_name, size, labels, names, without, options, learn, dtype, seed
+    )
+
+
+def check_objective(
+    backend, *, size, labels, names, without, options, learn, dtype, seed, device="cpu"
 ):
+    """Terms and gradients of a backend against the float64 truth.
+
+    names: modalities with embeddings; without: the one that has no coordinates; learn: whether
+    the temperature is a tensor that requires a gradient.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def tensor(*shape):
@@ -133,16 +140,23 @@ def test_objective_and_gradients_match_the_truth(
         embeddings = {name: rows[name] for name in rows if name in dims}
         temperature = rows.get("temperature", 0.6)
         terms = function(rows["logits"], targets, embeddings, va, rows["similarity"], temperature)
-        total = (terms * upstream.to(terms.dtype)).sum()
+        total = (terms * upstream.to(terms)).sum()
         grads = torch.autograd.grad(total, list(rows.values()), allow_unused=True)
         zero = [torch.zeros_like(leaf) for leaf in rows.values()]
         filled = [z if g is None else g for g, z in zip(grads, zero, strict=True)]
-        return terms.detach(), dict(zip(rows, filled, strict=True))
+        own = [grad.double().cpu() for grad in filled]
+        return terms.detach().double().cpu(), dict(zip(rows, own, strict=True))
 
     def ours(logits, targets, embeddings, va, similarity, temperature):
         given_similarity = None if options["prior"] is None else similarity
         output = univa_loss(
-            logits, targets, embeddings, va, given_similarity, temperature=temperature, **options
+            logits,
+            targets.to(device),
+            embeddings,
+            {name: points.to(device) for name, points in va.items()},
+            given_similarity,
+            temperature=temperature,
+            **options,
         )
         return torch.stack((*output[:3], *output.contrastive.values()))
 
@@ -151,19 +165,27 @@ def test_objective_and_gradients_match_the_truth(
             logits, targets, embeddings, va, similarity, temperature=temperature, **options
         )
 
-    with use_backend(backend_name):
-        terms, grads = evaluate(ours, lambda leaf: leaf.clone())
+    with use_backend(backend):
+        terms, grads = evaluate(ours, lambda leaf: leaf.to(device, copy=True))
     want, true = evaluate(exact, lambda leaf: leaf.double().clone())
-    half = dtype == torch.bfloat16
+    half = dtype in (torch.bfloat16, torch.float16)
     tolerance = 1e-11 if dtype == torch.float64 else 2e-5
     if dtype == torch.float64 and learn:
         tolerance = 1e-6  # the temperature itself is given in float32 there
     size_of_terms = max(1.0, want.abs().max().item())
-    assert (terms.double() - want).abs().max() <= tolerance * size_of_terms
+    assert (terms - want).abs().max() <= tolerance * size_of_terms
     for name, grad in grads.items():
         scale = max(0.1, true[name].abs().max().item())
         bound = 2**-7 if half and name != "temperature" else 5 * tolerance
-        assert (grad.double() - true[name]).abs().max() <= bound * scale, name
+        assert (grad - true[name]).abs().max() <= bound * scale, name
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(case=objective_cases())
+def test_objective_and_gradients_match_the_truth(backend_name, case):
+    check_objective(backend_name, **case)
 
 
 def test_objective_takes_stacked_modalities():

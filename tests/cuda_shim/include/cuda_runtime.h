@@ -70,7 +70,7 @@ inline const char* cudaGetErrorString(cudaError_t) { return univa_shim::message(
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
 
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 132 : univa_shim::kSharedLimit;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 132 : univa_shim::shared_limit();
   return cudaSuccess;
 }
 

@@ -8,7 +8,7 @@
 //   - an access outside of a shared array, or of the shared memory that was asked for,
 //   - a read of shared memory that nothing has written (it is poisoned as well),
 //   - two threads that touch the same shared memory, one of them writing, with no barrier between,
-//   - more dynamic shared memory than the kernel was allowed, or than a block can have.
+//   - more shared memory, static and dynamic, than the kernel was allowed or a block can have.
 // cp.async copies late, when the thread waits for it; the wmma fragments are spread over the lanes
 // in an order of our own. What it cannot show: races in global memory, and time.
 #pragma once
@@ -29,8 +29,7 @@ struct dim3 {
 };
 
 constexpr int kWarpLanes = 32;
-constexpr int kSharedLimit = 232448;       // per block, as on an H100
-constexpr int kSharedByDefault = 48 * 1024;  // without asking
+constexpr int kSharedByDefault = 48 * 1024;  // static and dynamic, without asking
 
 struct Fiber;
 
@@ -58,7 +57,9 @@ struct Block {
   unsigned char* memory = nullptr;  // dynamic shared memory, then static, then canaries
   std::vector<Granule> granules;
   size_t dynamic_bytes = 0;
-  size_t static_bytes = 0;  // that the kernel has declared so far
+  size_t static_bytes = 0;  // that the kernel has declared so far, as they lie here
+  size_t declared = 0;      // the same, as a compiler packs them
+  size_t room = 0;          // for static and dynamic shared memory together
   std::vector<std::pair<const void*, size_t>> statics;
 };
 
@@ -98,6 +99,8 @@ void warp_barrier(unsigned mask, const char* file, int line);
 int launch(const void* kernel, dim3 grid, dim3 block, size_t bytes,
            const std::function<void()>& body);
 int allow_shared(const void* kernel, int bytes);
+int shared_limit();            // static and dynamic, per block; at first as on an H100
+void limit_shared(int bytes);  // to that of another GPU
 int take_error();
 const char* message();
 int launches();  // since the library was loaded
