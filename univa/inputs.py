@@ -21,7 +21,7 @@ from univa.data import (
     read_vectors,
     synthetic_corpus,
 )
-from univa.data.store import MANIFEST
+from univa.data.store import MANIFEST, PROGRESS
 from univa.errors import UserError
 from univa.models import UniVA
 from univa.tokenizer import load_tokenizer
@@ -111,7 +111,7 @@ def _read(config: TrainConfig) -> Corpus:
             folder, va_file=va_file, labels=model.labels, require_va=require_va
         )
     text: Literal["tokens", "vectors"] = "tokens" if config.uses_tokens else "vectors"
-    if (folder / MANIFEST).exists():
+    if (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
         if va_file is not None:
             raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
         return read_store(folder, modalities=model.modalities, text=text)

@@ -44,7 +44,7 @@ def _call(result: Any, more: int, function: Callable[..., Any], *args: Any) -> N
     limit = pages * os.sysconf("SC_PAGE_SIZE") + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        np.ones(more // 8)  # the limit holds: such an array does not fit
+        np.empty(more // 4)  # the limit holds: such an array does not fit
     except MemoryError:
         pass
     else:

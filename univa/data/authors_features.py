@@ -71,8 +71,14 @@ class FeatureTable:
         return torch.from_numpy(values)
 
 
-def feature_file(folder: Path, split: str, modality: Modality) -> Path:
+def feature_file(folder: Path, split: str, modality: Modality, *, otherwise: str = "") -> Path:
     """Path of one feature file; the data set's name before it may be any.
+
+    Args:
+        folder: the layout.
+        split: whose.
+        modality: of what.
+        otherwise: what else than putting the file there may be done, in words.
 
     Raises:
         UserError: there is none, or more than one.
@@ -84,8 +90,8 @@ def feature_file(folder: Path, split: str, modality: Modality) -> Path:
         return found[0]
     how_many = "no" if not found else "more than one"
     raise UserError(
-        f"{here}: {how_many} file *_{split}_{name}_VA.pkl; put the {modality} features there, or "
-        f"take {modality} out of --model.modalities"
+        f"{here}: {how_many} file *_{split}_{name}_VA.pkl; put the {modality} features there"
+        + (f", or {otherwise}" if otherwise else "")
     )
 
 
@@ -228,7 +234,15 @@ def _with_features(
 ) -> Split:
     tables = {
         modality: read_feature_table(
-            feature_file(folder, split.name, modality), split.name, modality, len(split)
+            feature_file(
+                folder,
+                split.name,
+                modality,
+                otherwise=f"take {modality} out of --model.modalities",
+            ),
+            split.name,
+            modality,
+            len(split),
         )
         for modality in modalities
     }
