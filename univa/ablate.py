@@ -58,7 +58,13 @@ def _without_prior(config: TrainConfig) -> TrainConfig:
 
 
 def _only(*modalities: Modality) -> _Change:
-    return lambda config: replace(config, model=replace(config.model, modalities=modalities))
+    def change(config: TrainConfig) -> TrainConfig:
+        data = config.data
+        if "text" not in modalities:  # these are options of text, and refused without it
+            data = replace(data, va_file=None, batch_tokens=0, context=True)
+        return replace(config, model=replace(config.model, modalities=modalities), data=data)
+
+    return change
 
 
 # table -> row -> what it changes

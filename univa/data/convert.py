@@ -308,7 +308,10 @@ class Verify:
         Raises:
             UserError: one is missing or damaged; it is named.
         """
-        corpus = read_store(self.store, modalities=())  # the manifest, and what it says
+        read_store(self.store, modalities=())  # the manifest's head says what there is
+        features = next(read_manifest(self.store))["features"]
+        text: Literal["vectors", "tokens"] = "vectors" if "text" in features else "tokens"
+        corpus = read_store(self.store, modalities=tuple(features), text=text)
         shards = [line for line in read_manifest(self.store) if line["kind"] == "shard"]
         for line in tqdm(shards, unit="shard"):
             path = self.store / line["name"]
