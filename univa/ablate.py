@@ -22,8 +22,10 @@ from typing import Any
 
 from univa.batch import Modality
 from univa.config import TrainConfig
+from univa.data import Corpus
 from univa.errors import UserError
 from univa.files import atomic_write_json, atomic_write_text, make_folder
+from univa.inputs import check_corpus, load_corpus
 from univa.paper import PAPER
 
 __all__ = ["TABLES", "main", "run_ablation"]
@@ -36,7 +38,8 @@ USAGE = """usage: univa ablate PRESET [--seeds N ...] [--tables 2 3] [--folder F
 Train a preset whole and without its parts, and tabulate test figures over seeds.
 
   --seeds N ...     seeds of every row (default: 1111 1112 1113)
-  --tables T ...    2: without contrastive loss, prior; 3: modalities (default: both)
+  --tables T ...    2: without contrastive loss, prior; 3: modalities
+                    (default: those that say something about the model and its data)
   --folder FOLDER   folder of all runs and of the tables (default: runs/ablate-PRESET); the same
                     command goes on where it was stopped
 """
@@ -55,7 +58,13 @@ def _without_prior(config: TrainConfig) -> TrainConfig:
 
 
 def _only(*modalities: Modality) -> _Change:
-    return lambda config: replace(config, model=replace(config.model, modalities=modalities))
+    def change(config: TrainConfig) -> TrainConfig:
+        data = config.data
+        if "text" not in modalities:  # these are options of text, and refused without it
+            data = replace(data, va_file=None, batch_tokens=0, context=True)
+        return replace(config, model=replace(config.model, modalities=modalities), data=data)
+
+    return change
 
 
 # table -> row -> what it changes
@@ -88,43 +97,90 @@ _COLUMNS: dict[int, list[tuple[str, str, float, int]]] = {
 
 
 def run_ablation(
-    config: TrainConfig, *, seeds: Sequence[int], tables: Sequence[int], folder: Path
+    config: TrainConfig, *, seeds: Sequence[int], tables: Sequence[int] | None, folder: Path
 ) -> str:
     """Train what is missing, and make the tables.
+
+    Every row is checked against the data before the first run; a row that the data cannot train is
+    left out, and said so. A table is written before the next one is begun.
 
     Args:
         config: the whole model's run; its seed and folder do not matter.
         seeds: one run of every row each.
-        tables: 2, 3 or both.
+        tables: 2, 3 or both; None for those that say something about this model.
         folder: of the runs and of `tables.md`, `tables.json`.
 
     Returns:
         The tables in Markdown.
 
     Raises:
-        UserError: bad data or options; a run in the folder is of another config.
+        UserError: bad data or options; a run in the folder is of another config; nothing is left
+            of a table that was asked for.
         Interrupted: a signal came; the run under way is saved.
     """
+    plan, notes = _plan(config, seeds, tables, folder)
+    for table, said in notes.items():
+        if table not in plan:
+            print(said, flush=True)
     make_folder(folder)
     results: dict[str, dict[int, dict[str, Any]]] = {}
-    for table in tables:
-        for row, change in _rows(config, table).items():
+    parts: list[str] = []
+    for table, rows in plan.items():
+        for row, change in rows.items():
             for seed in seeds:
                 if seed not in results.setdefault(row, {}):
-                    name = f"{_slug(row)}-{seed}"
-                    results[row][seed] = _metrics(change(replace(config, seed=seed)), folder / name)
-    text = "\n".join(
-        _table(config.preset, table, _rows(config, table), results) for table in tables
-    )
-    atomic_write_json(
-        folder / "tables.json",
-        {
-            row: {str(seed): one["test"] for seed, one in runs.items()}
-            for row, runs in results.items()
-        },
-    )
-    atomic_write_text(folder / "tables.md", text)
-    return text
+                    run = folder / _name(row, seed)
+                    results[row][seed] = _metrics(change(replace(config, seed=seed)), run)
+        note = f"\n{notes[table]}\n" if table in notes else ""
+        parts.append(_table(config.preset, table, rows, results) + note)
+        atomic_write_json(
+            folder / "tables.json",
+            {
+                row: {str(seed): one["test"] for seed, one in runs.items()}
+                for row, runs in results.items()
+            },
+        )
+        atomic_write_text(folder / "tables.md", "\n".join(parts))
+    return "\n".join(parts)
+
+
+def _plan(
+    config: TrainConfig, seeds: Sequence[int], tables: Sequence[int] | None, folder: Path
+) -> tuple[dict[int, dict[str, _Change]], dict[int, str]]:
+    """The rows to train, table by table; and what is left out of a table, in words."""
+    plan: dict[int, dict[str, _Change]] = {}
+    notes: dict[int, str] = {}
+    corpus: Corpus | None = None
+    for table in TABLES if tables is None else tables:
+        rows, left_out = {}, []
+        for row, change in _rows(config, table).items():
+            kept = [
+                _kept(change(replace(config, seed=seed)), folder / _name(row, seed))
+                for seed in seeds
+            ]
+            if not all(kept):
+                corpus = load_corpus(config) if corpus is None else corpus
+                try:
+                    check_corpus(change(config), corpus)
+                except UserError as error:
+                    if row == "UniVA":
+                        raise
+                    left_out.append(f"{row} ({error})")
+                    continue
+            rows[row] = change
+        if len(rows) > 1:
+            plan[table] = rows
+            if left_out:
+                notes[table] = f"Table {table} is without: {'; '.join(left_out)}."
+            continue
+        notes[table] = f"Table {table} is left out: this model has no such part to take away"
+        if left_out:
+            notes[table] = f"Table {table} is left out: {'; '.join(left_out)}"
+        if tables is not None:
+            raise UserError(f"--tables {table}: {notes[table]}")
+    if not plan:
+        raise UserError("; ".join(notes.values()))
+    return plan, notes
 
 
 def _rows(config: TrainConfig, table: int) -> dict[str, _Change]:
@@ -139,38 +195,47 @@ def _rows(config: TrainConfig, table: int) -> dict[str, _Change]:
         elif len(config.model.modalities) < 3:  # nothing of the table can be said
             continue
         rows[row] = change
-    if len(rows) < 2:
-        raise UserError(
-            f"--tables {table}: this model has no such part to take away; leave the table out"
-        )
     return rows
+
+
+def _name(row: str, seed: int) -> str:
+    return f"{_slug(row)}-{seed}"
 
 
 def _slug(row: str) -> str:
     return row.lower().replace("w/o ", "without-").replace(", ", "-")
 
 
+def _kept(config: TrainConfig, run: Path) -> bool:
+    """True where a run of this config has been finished in the folder.
+
+    Raises:
+        UserError: a run of another config is there.
+    """
+    if not (run / "config.json").exists():
+        return False
+    changes = TrainConfig.load(run / "config.json").differences(config.resolved())
+    if changes:
+        raise UserError(
+            f"{run}: a run of another config is here ({'; '.join(changes)}); give another --folder"
+        )
+    return (run / "metrics.json").exists()
+
+
 def _metrics(config: TrainConfig, run: Path) -> dict[str, Any]:
     """The metrics of one run: as they are, or after training what is left of it."""
     from univa.train import train
 
-    if (run / "config.json").exists():
-        stored = TrainConfig.load(run / "config.json")
-        changes = stored.differences(config.resolved())
-        if changes:
-            raise UserError(
-                f"{run}: a run of another config is here ({'; '.join(changes)}); give another "
-                "--folder"
-            )
-        if (run / "metrics.json").exists():
-            try:
-                content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-                return content
-            except (OSError, ValueError) as error:
-                raise UserError(f"{run / 'metrics.json'}: not readable ({error})") from None
-        config = replace(config, resume=str(run), run_folder=None)
-    else:
-        config = replace(config, run_folder=str(run), resume=None)
+    if _kept(config, run):
+        try:
+            content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+            return content
+        except (OSError, ValueError) as error:
+            raise UserError(f"{run / 'metrics.json'}: not readable ({error})") from None
+    begun = (run / "config.json").exists()
+    config = replace(
+        config, resume=str(run) if begun else None, run_folder=None if begun else str(run)
+    )
     print(f"\n{run.name}", flush=True)
     metrics = train(config)
     assert metrics is not None  # there is one process
@@ -237,8 +302,8 @@ def main(args: Sequence[str]) -> int:
         raise UserError("univa ablate has run folders of its own: give --folder, and no other")
     folder = Path((own.get("--folder") or [f"runs/ablate-{config.preset}"])[0])
     seeds = _numbers("--seeds", own.get("--seeds", ["1111", "1112", "1113"]))
-    tables = _numbers("--tables", own.get("--tables", ["2", "3"]))
-    if not set(tables) <= set(TABLES):
+    tables = _numbers("--tables", own["--tables"]) if "--tables" in own else None
+    if tables is not None and not set(tables) <= set(TABLES):
         raise UserError(f"--tables: {' '.join(map(str, tables))}; the tables are 2 and 3")
     try:
         print(run_ablation(config, seeds=seeds, tables=tables, folder=folder))

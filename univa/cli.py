@@ -29,7 +29,8 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
         The config. With `--resume` and without a preset it starts from the run's own config.
 
     Raises:
-        UserError: a value is not allowed, or the run to resume has no config.
+        UserError: there is no such preset, a value is not allowed, or the run to resume has no
+            config.
         SystemExit: help was asked for (0), or an option is unknown (2).
     """
     from pathlib import Path
@@ -41,11 +42,13 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
 
     args = [_expand(arg) for arg in args]
     run = _value_after("--resume", args)
+    if args and not args[0].startswith("-") and args[0] not in PRESETS:
+        raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
     if args and args[0] in PRESETS:
         prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
     elif run is not None:
         prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
-    else:  # help, or a preset that there is not: tyro lists them
+    else:  # help, or no preset: tyro lists them
         presets = {name: ((make.__doc__ or "").strip(), make()) for name, make in PRESETS.items()}
         return tyro.extras.overridable_config_cli(
             presets,

@@ -186,10 +186,10 @@ def _configuration(
 class ConvertCheckpoint:
     """Turn a .pth of the UniVA authors into a model folder that `UniVA.from_pretrained` reads."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.pth")]
     """The .pth file. It is read without running anything; one that holds more than tensors is
     refused."""
-    output: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder for the model; it must not exist."""
     text_encoder: str | None = None
     """Folder or hub name of the text encoder that it was trained with, for configuration and

@@ -47,6 +47,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.tmp-{os.getpid()}{target.suffix}")
     try:
         yield temporary
+        _open_to_umask(temporary)
         _sync(temporary)
         temporary.replace(target)
     finally:
@@ -111,6 +112,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                _open_to_umask(file)
                 _sync(file)
         if target.exists():
             target.rename(old)
@@ -172,6 +174,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 class _Tried(Exception):
     """Ends a trial, so that the temporary file goes away and the old file stays."""
+
+
+def _open_to_umask(path: Path) -> None:
+    """Give a file the mode that `open` would; safetensors lets nobody else read its files."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _sync(path: Path) -> None:

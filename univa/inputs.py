@@ -21,12 +21,19 @@ from univa.data import (
     read_vectors,
     synthetic_corpus,
 )
-from univa.data.store import MANIFEST
+from univa.data.store import MANIFEST, PROGRESS
 from univa.errors import UserError
 from univa.models import UniVA
 from univa.tokenizer import load_tokenizer
 
-__all__ = ["load_corpus", "load_tokenizer", "make_collator", "make_normalizer", "make_sampler"]
+__all__ = [
+    "check_corpus",
+    "load_corpus",
+    "load_tokenizer",
+    "make_collator",
+    "make_normalizer",
+    "make_sampler",
+]
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
@@ -41,12 +48,27 @@ def load_corpus(config: TrainConfig) -> Corpus:
     Raises:
         UserError: bad data, or data that the model does not fit.
     """
-    data, model = config.data, config.model
+    data = config.data
     if data.source == "synthetic":
         # A field of SyntheticConfig is an argument of synthetic_corpus of the same name.
         corpus = synthetic_corpus(**vars(data.synthetic))
     else:
         corpus = _read(config)
+    check_corpus(config, corpus)
+    return corpus
+
+
+def check_corpus(config: TrainConfig, corpus: Corpus) -> None:
+    """Check that the model of a config fits a corpus.
+
+    Args:
+        config: the run.
+        corpus: its data, with every modality of the model.
+
+    Raises:
+        UserError: labels, modalities or sizes of features are not those of the model.
+    """
+    model = config.model
     if corpus.label_names != model.labels:
         raise UserError(
             f"--model.labels is {' '.join(model.labels)} but {corpus.source} has "
@@ -72,7 +94,6 @@ def load_corpus(config: TrainConfig) -> Corpus:
             f"{corpus.source} has no valence-arousal scores of {' or '.join(model.modalities)}, "
             "which the contrastive loss needs; give scores, or --loss.alpha 0"
         )
-    return corpus
 
 
 def _read(config: TrainConfig) -> Corpus:
@@ -90,7 +111,7 @@ def _read(config: TrainConfig) -> Corpus:
             folder, va_file=va_file, labels=model.labels, require_va=require_va
         )
     text: Literal["tokens", "vectors"] = "tokens" if config.uses_tokens else "vectors"
-    if (folder / MANIFEST).exists():
+    if (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
         if va_file is not None:
             raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
         return read_store(folder, modalities=model.modalities, text=text)

@@ -33,6 +33,7 @@ from univa.batch import Batch
 from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
 from univa.data.loader import load_batches
+from univa.data.store import check_shards
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
 from univa.files import atomic_write_json, make_folder
@@ -87,6 +88,8 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         tensorboard_writer()  # or a message that it is missing
     # Data and model first: what is wrong with them is found before anything is written.
     corpus = load_corpus(config)
+    for split in (corpus.valid, corpus.test):  # they are not read before hours have passed
+        check_shards(split)
     valid_sampler = evaluation_sampler(config, corpus.valid.dialogue_lengths)
     seed_everything(config.seed)
     if checkpoint is None:

@@ -77,7 +77,12 @@ def test_a_sequence_without_a_step_is_one_step_of_zeros(folder):
 
 def test_mistakes_are_named(folder):
     good = features_of(folder, "train", "audio")
+    huge = ["x"]
+    for _ in range(30):  # 2^30 leaves in a file of a few hundred bytes
+        huge = [huge, huge]
     cases = [
+        ({"audio_VA_values": [huge] * 9}, "must be 9 pairs"),
+        ({"audio_VA_values": [["a", "b"]] * 9}, "must be 9 pairs"),
         ({"audio_VA_values": None}, "no 'audio_VA_values' in it"),
         ({"audio": [1, 2]}, "'audio' must be an array"),
         ({"audio": good["audio"][:-1]}, "8 utterances, but the structure file has 9"),

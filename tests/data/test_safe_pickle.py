@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from tests.data.limited import call_within
 from univa.data.safe_pickle import PickledArray, read_pickle
 from univa.errors import UserError
 
@@ -126,7 +127,7 @@ def test_calls_through_known_names_are_refused(tmp_path: Path):
         (np.array([1, "a", None], dtype=object), "an array of dtype 'O8' is refused"),
         (np.zeros(2, dtype=[("a", "f4")]), "is refused"),
         ({(1, 2): 3}, "a dict key of type tuple"),
-        ({b"a": 3}, "a dict key of type _Bytes"),
+        ({b"a": 3}, "a dict key of type Bytes"),
     ],
 )
 def test_other_things_are_named(tmp_path: Path, value, said):
@@ -168,21 +169,125 @@ def test_missing_file(tmp_path: Path):
         read_pickle(tmp_path / "none.pkl")
 
 
-def test_a_bomb_of_tiny_opcodes_ends(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("univa.data.safe_pickle._MAX_OBJECTS", 1000)
-    assert "more than 1000 values" in written(tmp_path, b"(" * 2000 + b".")
-    laughs = (
-        b"]("
-        + b"Vx\n" * 10
-        + b"ep0\n"
-        + b"".join(b"](" + b"g%d\n" % (n - 1) * 10 + b"ep%d\n" % n for n in range(1, 12))
-    )
-    monkeypatch.undo()
+# A list of lists of lists: 10^12 leaves, were it written out.
+LAUGHS = (
+    b"]("
+    + b"Vx\n" * 10
+    + b"ep0\n"
+    + b"".join(b"](" + b"g%d\n" % (n - 1) * 10 + b"ep%d\n" % n for n in range(1, 12))
+)
+
+
+def test_a_small_file_that_names_a_huge_tree(tmp_path: Path):
     path = tmp_path / "laughs.pkl"
-    path.write_bytes(laughs + b"t.")
+    path.write_bytes(LAUGHS + b"t.")
     with pytest.raises(UserError):
         read_pickle(path)
-    path.write_bytes(b"(" + laughs + b"t.")
+    path.write_bytes(b"(" + LAUGHS + b"t.")
     assert len(read_pickle(path)) == 12  # 10^12 leaves, made once each
     deep = io.BytesIO(b"]" * 300 + b"a" * 299 + b".").getvalue()
     assert "nested too deeply" in written(tmp_path, deep)
+
+
+DTYPE = b"cnumpy\ndtype\n(%stR"
+TALL = b"]" * 20_000 + b"a" * 19_999
+DEEP = b")" + b"\x85" * 300_000
+
+
+@pytest.mark.parametrize("value", [LAUGHS + b"g11\n", TALL, DEEP], ids=["laughs", "tall", "deep"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b"Vname\n\x93."),
+        (b"Vmodule\n", b"\x93."),
+        (b"cnumpy\ndtype\n", b"\x85R."),
+        (DTYPE % b"Vf4\n" + b"(K\x03", b"NNNtb."),
+        (b"cnumpy.core.multiarray\n_reconstruct\n", b"\x85R."),
+        (b"c_codecs\nencode\n(Va\n", b"tR."),
+        (b"}", b"Ns."),
+    ],
+)
+def test_a_value_of_another_type_is_not_written_out(tmp_path: Path, value, before, after):
+    (tmp_path / "bad.pkl").write_bytes(before + value + after)
+    message = call_within(1 << 30, read_pickle, tmp_path / "bad.pkl")
+    assert message.startswith(f"{tmp_path / 'bad.pkl'}, byte ")
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("name", [b"a" * (1 << 23), b"a\\u000ab\\u001b[2J" * 9, b"\\u202e"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"V%s\nVb\n\x93.",
+        b"Vb\nV%s\n\x93.",
+        DTYPE % b"V%s\n" + b".",
+        DTYPE % b"Vf4\n" + b"(K\x03V%s\nNNNtb.",
+        b"F%s\n.",
+        b"I%s\n.",
+        b"}V%s\nNs]a.",
+    ],
+)
+def test_names_in_messages_are_short_and_plain(tmp_path: Path, bad, name):
+    message = written(tmp_path, bad % name)
+    assert message.isprintable()
+    assert len(message) < 500 + len(str(tmp_path))
+
+
+MIB = 1 << 20
+
+
+def long_bytes() -> bytes:
+    return b"\x8e" + (16 * MIB).to_bytes(8, "little") + bytes(16 * MIB) + b"q\x00"
+
+
+def long_text(end: bytes = b"") -> bytes:
+    return b"X" + (16 * MIB).to_bytes(4, "little") + b"a" * (16 * MIB - len(end)) + end
+
+
+BOMBS = {
+    "dicts": lambda: b"(" + b"}" * (31 * MIB) + b"t.",
+    "marks": lambda: b"(" * (31 * MIB) + b".",
+    "memo": lambda: b"N" + b"\x94" * (31 * MIB) + b".",
+    "references": lambda: b"Nq\x00(" + b"h\x00" * (31 * MIB) + b"l.",
+    "texts": lambda: b"(" + long_text() * 11 + b"t.",
+    "wide texts": lambda: b"(" + long_text("\U0001f600".encode()) * 5 + b"t.",
+    "encoded": lambda: (
+        b"c_codecs\nencode\nq\x010" + long_text() + b"q\x000(" + b"h\x01h\x00\x85R" * 300 + b"t."
+    ),
+    "scalars": lambda: (
+        b"cnumpy.core.multiarray\nscalar\nq\x010"
+        + DTYPE % b"VS16777216\n"
+        + b"q\x020"
+        + long_bytes()
+        + b"0("
+        + b"h\x01h\x02h\x00\x86R" * 100_000
+        + b"t."
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_ends_in_bounded_memory(tmp_path: Path, bomb):
+    (tmp_path / "bad.pkl").write_bytes(BOMBS[bomb]())
+    message = call_within(1 << 30, read_pickle, tmp_path / "bad.pkl")
+    assert "its values take more than 512 MiB of memory" in message
+
+
+def test_bytes_that_are_named_again_are_read_once(tmp_path: Path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(long_bytes() + b"0(" + b"h\x00" * 300 + b"t.")
+    assert call_within(1 << 30, read_pickle, path) == ""
+
+
+def test_keys_and_whole_numbers_are_short(tmp_path: Path):
+    # Each is compared or hashed as a whole wherever it is used again.
+    assert "a dict key of 5000 characters" in written(tmp_path, b"}V" + b"a" * 5000 + b"\nNs.")
+    whole = b"\x8b" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20)
+    assert "a whole number of 1048576 bytes" in written(tmp_path, whole + b".")
+
+
+def test_an_old_array_that_is_too_large_is_told_the_protocol(tmp_path: Path):
+    path = tmp_path / "old.pkl"
+    path.write_bytes(pickle.dumps(np.zeros(5 * MIB, np.float32), protocol=2))
+    with pytest.raises(UserError, match=r"a text of 20971520 bytes .* write .* with protocol 4"):
+        read_pickle(path)

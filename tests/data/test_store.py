@@ -1,12 +1,10 @@
 """The store: what goes in comes out, in bounded memory, and damage is named."""
 
+import hashlib
 import json
-import multiprocessing
-import os
 import pickle
-import resource
 import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 
 import univa.data.convert as convert_module
 from tests.data.layout import write_layout
+from tests.data.limited import call_within
 from univa.cli import main
 from univa.data import Collator, read_authors, read_store
 from univa.data.convert import convert
@@ -115,9 +114,18 @@ def test_damage_is_named(folder, tmp_path, capsys):
     (store / "manifest.jsonl").rename(store / "kept")
     convert(folder, store, progress=False)  # mends that shard alone
     assert main(["data", "verify", str(store)]) == 0
-    shard.unlink()
-    with pytest.raises(UserError, match=rf"{shard}: cannot be read"):
-        read_store(store).valid.utterances[0].features["audio"]
+    # What the message tells to do mends it.
+    for damage in (shard.unlink, lambda: shard.write_bytes(good[:-1])):
+        damage()
+        with pytest.raises(UserError, match=rf"{shard}: ") as caught:
+            read_store(store)
+        assert "; delete manifest.jsonl there and run the same" in str(caught.value)
+        read_store(store, modalities=("vision",))  # that shard is not needed
+        with pytest.raises(UserError, match=r"delete manifest\.jsonl alone"):
+            convert(folder, store, progress=False)
+        (store / "manifest.jsonl").unlink()
+        convert(folder, store, progress=False)
+        assert shard.read_bytes() == good
     manifest = store / "manifest.jsonl"
     whole = manifest.read_text()
     for broken in (whole.replace("train0", "trainO", 1), whole[: len(whole) // 2], "", "[]\n"):
@@ -164,31 +172,14 @@ def sparse_pickle(path: Path, split: str, count: int, steps: int, size: int) -> 
         file.write(b"tb" + items + b"uu.")
 
 
-def convert_within(limit: int, folder: Path, store: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    try:
-        np.ones(limit // 8)  # the limit holds: such an array does not fit
-    except MemoryError:
-        pass
-    else:
-        os._exit(3)
-    convert(folder, store, shard_megabytes=8, progress=False)
-
-
 def test_a_file_larger_than_the_memory(tmp_path):
-    if sys.platform != "linux":
-        pytest.skip("address-space limits are Linux's")
     folder = write_layout(tmp_path / "data", modalities=("audio",), audio_size=160_000)
     path = folder / "preprocess_data/final_feat/A/MOSEI_train_audio_utt_VA.pkl"
     limit = 1 << 30
     sparse_pickle(path, "train", 9, 750, 160_000)
     assert path.stat().st_size > 4 * limit
-    process = multiprocessing.get_context("spawn").Process(
-        target=convert_within, args=(limit, folder, tmp_path / "store")
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    convert_small = partial(convert, shard_megabytes=8, progress=False)
+    assert call_within(limit, convert_small, folder, tmp_path / "store") == ""
     corpus = read_store(tmp_path / "store", modalities=("audio",))
     assert corpus.train.utterances[8].features["audio"].shape == (2, 160_000)
 
@@ -199,14 +190,84 @@ def tensors(batch) -> list[torch.Tensor]:
     return found
 
 
-def test_opening_reads_no_shard(folder, tmp_path):
+def test_opening_reads_no_shard(folder, tmp_path, monkeypatch):
     convert(folder, tmp_path / "store", progress=False)
     for shard in (tmp_path / "store").glob("*.safetensors"):
-        shard.unlink()
+        shard.write_bytes(bytes(shard.stat().st_size))
     corpus = read_store(tmp_path / "store")
     assert corpus.feature_sizes == {"audio": 12, "vision": 10}
     assert corpus.longest("audio") <= 6
     assert set(corpus.train.utterances[0].features) == {"audio", "vision"}
+
+
+def edit_manifest(store: Path, change) -> None:
+    """Change the lines of a manifest, which keeps its checksum."""
+    lines = [json.loads(line) for line in (store / "manifest.jsonl").read_text().splitlines()][:-1]
+    text = "".join(json.dumps(line) + "\n" for line in change(lines) or lines)
+    end = {"kind": "end", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (store / "manifest.jsonl").write_text(text + json.dumps(end) + "\n")
+
+
+def without(kind: str, key: str):
+    def change(lines):
+        for line in lines:
+            if line["kind"] == kind:
+                del line[key]
+
+    return change
+
+
+def named(name: str):
+    return lambda lines: [
+        line | ({"name": name} if line["kind"] == "shard" else {}) for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(without("store", key) for key in ("labels", "dtype", "features")),
+        *(without("shard", key) for key in ("name", "modality", "rows", "bytes", "sha256")),
+        *(without("utterance", key) for key in ("split", "dialogue", "id", "labels", "va")),
+        *(named(name) for name in ("../secret.safetensors", "/etc/passwd", "a/b.safetensors", "")),
+        lambda lines: [*lines, 7],
+        lambda lines: [
+            line | ({"features": {"audio": ["x", 0, 1]}} if line["kind"] == "utterance" else {})
+            for line in lines
+        ],
+    ],
+)
+def test_a_manifest_made_by_hand_is_one_line(folder, tmp_path, change, capsys):
+    store = tmp_path / "store"
+    convert(folder, store, progress=False)
+    edit_manifest(store, change)
+    with pytest.raises(UserError, match=r"manifest\.jsonl: not what") as caught:
+        read_store(store)
+    assert "\n" not in str(caught.value)
+    assert main(["data", "verify", str(store)]) == 2
+    assert "manifest.jsonl: not what" in capsys.readouterr().err
+
+
+def test_training_finds_damaged_shards_before_its_first_step(folder, tmp_path, capsys, monkeypatch):
+    def no_step(*_):
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("univa.train.make_optimizer", no_step)
+    store = tmp_path / "store"
+    convert(folder, store, progress=False)
+    command = ["train", "mosei-glove", "--data", str(store), "--device", "cpu", "--model.text-dim"]
+    command += ["300", "--model.audio-dim", "12", "--model.vision-dim", "10", "--run-folder"]
+    command += [str(tmp_path / "run"), *("--model.hidden-size", "16", "--model.num-heads", "2")]
+    shard = store / "test-audio-00000.safetensors"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert main(command) == 2
+    assert f"{shard}: damaged, its SHA-256" in capsys.readouterr().err
+    shard.write_bytes(good)
+    (store / "manifest.jsonl").unlink()
+    assert main(command) == 2
+    assert "the store was not finished: run the same" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_batches_from_workers_are_those_of_one_process(folder, tmp_path):
@@ -242,3 +303,15 @@ def test_a_worker_names_the_damage(folder, tmp_path):
     assert "\n" not in str(caught.value)
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     assert json.loads((tmp_path / "store" / "manifest.jsonl").read_text().splitlines()[0])
+
+
+def test_missing_features_are_told_without_options_of_training(folder, tmp_path, capsys):
+    features = folder / "preprocess_data/final_feat"
+    (features / "A" / "MOSEI_valid_audio_utt_VA.pkl").unlink()
+    for path in (), list(features.rglob("*.pkl")):
+        for file in path:
+            file.unlink()
+        assert main(["data", "convert", str(folder), str(tmp_path / "store")]) == 2
+        message = capsys.readouterr().err
+        assert "_audio_utt_VA.pkl; put the audio features there" in message
+        assert "--model" not in message

@@ -1,31 +1,42 @@
-"""The authors' loss and every gradient, through the loss that `univa train` uses."""
+"""The authors' loss and every gradient, through the objective that `univa train` steps on."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.parity.test_model import CASES, TOLERANCE, WEIGHTS, Case
 from univa.models import from_authors_state_dict
-from univa_kernels import UniVALoss
+from univa.objective import Objective
+from univa.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_terms_and_gradients(golden, name):
     case = Case(golden / name, torch.float32)
     weights = WEIGHTS[case.options["DATASET"]]
-    loss = UniVALoss(
+    preset = PRESETS[name.replace("_bert", "_roberta").replace("_", "-")]()
+    # The golden case has options of its own; all others of the loss are the preset's.
+    settings = replace(
+        preset.loss,
         temperature=case.options["temperature"],
         radius=case.options["thres_dist"],
         alpha=case.options["alpha"],
-        modality_weights=weights,
         prior="norm",
-        self_weight=0.5,
     )
-    output = case.model(**case.modality_inputs())
-    coordinates = {modality: case.inputs[f"{modality}_va"] for modality in output.embeddings}
-    terms = loss(
-        output.logits, case.inputs["labels"], output.embeddings, coordinates, output.similarity
+    assert settings.modality_weights == weights
+    model_config = replace(preset.model, prior=True)
+    config = replace(preset, model=model_config, loss=settings)
+    objective = Objective(config, case.model)
+    coordinates = {
+        key.removesuffix("_va"): value for key, value in case.inputs.items() if key.endswith("_va")
+    }
+    terms = objective(
+        SimpleNamespace(
+            inputs=case.modality_inputs(), labels=case.inputs["labels"], coordinates=coordinates
+        )
     )
     close = {"rtol": TOLERANCE, "atol": 0}
     torch.testing.assert_close(

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+import univa.ablate
 import univa.train
 from tests.train.tiny import options, tiny
 from univa.ablate import TABLES, _rows, _table, run_ablation
 from univa.cli import main
 from univa.config import TrainConfig
 from univa.errors import UserError
+from univa.inputs import load_corpus
 from univa.paper import PAPER
 from univa.presets import PRESETS, demo, mosei_glove, mosei_text
 from univa.processes import Interrupted
+from univa.train import train
 
 
 def test_rows_change_what_they_say():
@@ -35,8 +38,79 @@ def test_rows_change_what_they_say():
 
 def test_rows_that_say_nothing_are_left_out():
     assert list(_rows(mosei_glove(), 2)) == ["UniVA", "w/o VA-CL"]
-    with pytest.raises(UserError, match="--tables 3: this model has no such part"):
-        _rows(mosei_text(), 3)
+    assert _rows(mosei_text(), 3) == {}
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """Names of the runs, of which none is trained: the figures are made up."""
+    names: list[str] = []
+
+    def pretend(config: TrainConfig):
+        run = Path(str(config.run_folder))
+        names.append(run.name)
+        metrics = dict.fromkeys(("accuracy", "hamming_loss", "micro_f1", "macro_f1"), 0.5)
+        run.mkdir(parents=True)
+        config.save(run / "config.json")
+        (run / "metrics.json").write_text(json.dumps({"test": metrics}))
+        return {"test": metrics}
+
+    monkeypatch.setattr(univa.train, "train", pretend)
+    return names
+
+
+def one_modality() -> TrainConfig:
+    config = tiny()
+    return replace(config, model=replace(config.model, modalities=("text",)))
+
+
+def test_a_table_that_does_not_apply_is_known_before_the_first_run(tmp_path, trained, capsys):
+    with pytest.raises(UserError, match=r"--tables 3: .* no such part to take away"):
+        run_ablation(one_modality(), seeds=[1], tables=[2, 3], folder=tmp_path / "asked")
+    assert not trained
+    assert not (tmp_path / "asked").exists()
+    text = run_ablation(one_modality(), seeds=[1], tables=None, folder=tmp_path / "all")
+    assert len(trained) == 4
+    assert "Table 3 is left out: this model has no such part" in capsys.readouterr().out
+    assert (tmp_path / "all" / "tables.md").read_text() == text
+
+
+def test_a_row_that_the_data_cannot_train_is_left_out(tmp_path, trained, monkeypatch):
+    # As CMU-MOSI, whose texts alone have scores of valence and arousal.
+    def without_scores(config: TrainConfig):
+        corpus = load_corpus(config)
+        for split in corpus.splits.values():
+            for utterance in split.utterances:
+                del utterance.coordinates["audio"], utterance.coordinates["vision"]
+        return corpus
+
+    monkeypatch.setattr(univa.ablate, "load_corpus", without_scores)
+    text = run_ablation(tiny(), seeds=[1], tables=[3], folder=tmp_path)
+    assert trained == ["univa-1", "without-vision-1", "without-audio-1", "without-vision-audio-1"]
+    assert "Table 3 is without: w/o Text, Vision (" in text
+    assert "| w/o Text, Vision |" not in text
+
+
+def test_a_run_of_another_config_is_known_before_the_first_run(tmp_path, trained):
+    run_ablation(tiny(epochs=2), seeds=[2], tables=[3], folder=tmp_path)
+    trained.clear()
+    with pytest.raises(UserError, match="a run of another config is here"):
+        run_ablation(tiny(epochs=1), seeds=[1, 2], tables=None, folder=tmp_path)
+    assert not trained
+
+
+def test_a_table_is_written_before_the_next_is_begun(tmp_path, trained, monkeypatch):
+    pretend = univa.train.train
+
+    def stopped(config: TrainConfig):
+        if len(trained) == 4:
+            raise UserError("no more")
+        return pretend(config)
+
+    monkeypatch.setattr(univa.train, "train", stopped)
+    with pytest.raises(UserError, match="no more"):
+        run_ablation(tiny(), seeds=[1], tables=[2, 3], folder=tmp_path)
+    assert (tmp_path / "tables.md").read_text().startswith("| Table 2 |")
 
 
 def test_the_papers_rows_are_ours():
@@ -62,19 +136,21 @@ def test_table_has_mean_deviation_and_paper():
     assert _table("demo", 2, rows, one).splitlines()[2] == "| UniVA | 50.0 | 0.200 | 60.0 | 40.0 |"
 
 
-def test_it_trains_resumes_and_is_done_once(tmp_path: Path, monkeypatch, capsys):
-    folder, begun = tmp_path / "all", []
-    train = univa.train.train
+def test_it_trains_resumes_and_is_done_once(tmp_path: Path, monkeypatch, trained):
+    folder = tmp_path / "all"
+    pretend, begun = univa.train.train, []
     config = tiny(epochs=1)
 
     def counted(config: TrainConfig):
         begun.append(config)
-        result = train(config)
+        if config.resume is not None:
+            return train(config)
         if len(begun) == 3:  # as if killed before the last file
+            train(config)
             run = Path(str(config.run_folder))
             (run / "metrics.json").unlink()
             raise Interrupted(15, run, 1, 2)
-        return result
+        return pretend(config)
 
     monkeypatch.setattr(univa.train, "train", counted)
     given = {"seeds": [1, 2], "tables": [2], "folder": folder}
@@ -91,9 +167,10 @@ def test_it_trains_resumes_and_is_done_once(tmp_path: Path, monkeypatch, capsys)
     assert run_ablation(config, **given) == table
     assert len(begun) == 9
     # The figures are those of the runs.
-    tests = [json.loads((folder / f"univa-{s}/metrics.json").read_text())["test"] for s in (1, 2)]
+    runs = [folder / f"without-va-cl-{seed}" / "metrics.json" for seed in (1, 2)]
+    tests = [json.loads(run.read_text())["test"] for run in runs]
     mean = statistics.mean(100 * test["micro_f1"] for test in tests)
-    assert f"| {mean:.1f} ± " in table.splitlines()[2]
+    assert f"| {mean:.1f} ± " in table.splitlines()[3]
     assert (folder / "tables.md").read_text() == table
     with pytest.raises(UserError, match=r"a run of another config is here \(epochs is 1, not 2\)"):
         run_ablation(replace(config, epochs=2), **given)
@@ -102,7 +179,7 @@ def test_it_trains_resumes_and_is_done_once(tmp_path: Path, monkeypatch, capsys)
     assert len(begun) == 9 + 5
 
 
-def test_command_line(tmp_path: Path, capsys):
+def test_command_line(tmp_path: Path, capsys, trained):
     folder = tmp_path / "all"
     args = options(tiny())[1:]
     args = args[: args.index("--run-folder")]

@@ -55,6 +55,7 @@ def test_usage(args, capsys):
         ("train demo", "--loss.temperature"),
         ("evaluate", "--split"),
         ("convert-checkpoint", "--num-heads"),
+        ("convert-checkpoint", "FILE.pth FOLDER"),
         ("data convert", "--dtype"),
         ("data verify", "STORE"),
         ("va fit-text", "--encoder"),
@@ -84,7 +85,6 @@ def test_unknown_command(args, capsys):
     ("args", "said"),
     [
         (["train"], "demo"),
-        (["train", "fly"], "fly"),
         (["train", "demo", "--tau", "3"], "--tau"),
         (["train", "demo", "--epochs", "many"], "many"),
         (["train", "demo", "--model.num-heads", "7"], "Error parsing model: hidden_size must be"),
@@ -100,6 +100,14 @@ def test_wrong_option_is_tyros_message(args, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("args", [["mosei-rob", "--data", "X"], ["fly"], [""]])
+def test_unknown_preset(args, capsys):
+    assert refused(capsys, "train", *args) == (
+        f"no preset {args[0]!r}; presets: demo, mosei-text, mosi-trimodal, mosei-roberta, "
+        "mosei-glove, m3ed-roberta, m3ed-glove"
+    )
 
 
 @pytest.mark.parametrize(

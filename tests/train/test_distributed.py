@@ -42,8 +42,13 @@ def free_port() -> int:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of two processes and of what each saw."""
     folder = tmp_path_factory.mktemp("both")
-    assert run_ranks(tiny(run_folder=str(folder / "run")), folder / "records") == [0, 0]
+    assert run_ranks(brief(folder / "run"), folder / "records") == [0, 0]
     return folder
+
+
+def brief(run: Path) -> TrainConfig:
+    """Two epochs: a stop in the second has the first behind it."""
+    return tiny(run_folder=str(run), epochs=2)
 
 
 def test_ranks_end_with_equal_weights_from_different_batches(both: Path):
@@ -63,18 +68,18 @@ def test_one_process_writes(both: Path):
     log = read_log(both / "run")
     steps = [record["step"] for record in log if record["event"] == "step"]
     assert steps == list(range(1, len(steps) + 1))
-    assert sum(record["event"] == "epoch" for record in log) == 3
+    assert sum(record["event"] == "epoch" for record in log) == 2
     assert (both / "run" / "metrics.json").exists()
 
 
 def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(both: Path, tmp_path: Path):
     run = tmp_path / "run"
-    codes = run_ranks(tiny(run_folder=str(run)), tmp_path / "first", stop_rank=1)
+    codes = run_ranks(brief(run), tmp_path / "first", stop_rank=1)
     assert codes == [143, 143]
     assert not (run / "metrics.json").exists()
     with pytest.raises(UserError, match=r"the run has 2 processes, not 1; go on with: torchrun"):
-        train(tiny(resume=str(run)))
-    assert run_ranks(tiny(resume=str(run)), tmp_path / "second") == [0, 0]
+        train(tiny(resume=str(run), epochs=2))
+    assert run_ranks(tiny(resume=str(run), epochs=2), tmp_path / "second") == [0, 0]
     assert_same_run(run, both / "run")
 
 
@@ -119,7 +124,10 @@ def test_two_processes_are_one_with_their_batches_together(tmp_path: Path):
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=5e-3, atol=2e-4)
     # It is not so when each process contrasts its own half.
     apart = config(6, "apart")
-    apart = replace(apart, loss=replace(apart.loss, gather=False))
+    # The first batch says it: one epoch, and small splits to validate and test on.
+    corpus = replace(apart.data.synthetic, valid_dialogues=1, test_dialogues=1)
+    data = replace(apart.data, synthetic=corpus)
+    apart = replace(apart, loss=replace(apart.loss, gather=False), epochs=1, data=data)
     assert run_ranks(apart, tmp_path / "apart-records") == [0, 0]
     ours = read_log(tmp_path / "apart")[0]
     assert ours["contrastive_text"] != pytest.approx(first_one["contrastive_text"], rel=1e-3)

@@ -1,9 +1,12 @@
 """Files are whole or absent."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from univa.errors import UserError
 from univa.files import (
@@ -115,3 +118,17 @@ def test_trial_leaves_everything_as_it_was(tmp_path: Path):
     assert names(tmp_path) == ["scores.json"]
     with pytest.raises(UserError, match="this is a folder"):
         check_writable(tmp_path)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_mode_of_the_umask(tmp_path: Path, mask, mode):
+    old = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "file.safetensors") as path:
+            save_file({"a": torch.zeros(1)}, path)
+        with atomic_folder(tmp_path / "folder") as path:
+            save_file({"a": torch.zeros(1)}, path / "file.safetensors")
+    finally:
+        os.umask(old)
+    for file in tmp_path.rglob("*.safetensors"):
+        assert file.stat().st_mode & 0o777 == mode, file

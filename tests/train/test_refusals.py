@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import univa.evaluate
 import univa.processes
 from tests.train.test_cli import edit_json, refused
 from tests.train.tiny import options, tiny
+from univa.ablate import TABLES
 from univa.cli import main
 from univa.data import read_authors_text
 from univa.errors import UserError
+from univa.presets import mosei_roberta
 from univa.processes import choose_device
 
 
@@ -30,6 +33,34 @@ def test_files_for_the_synthetic_corpus(option, capsys, tmp_path: Path):
     assert message.startswith(f"{option}: ")
     assert "--data.source authors-text" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "said"),
+    [
+        ("mosei-glove", ["--va-file", "/nonexistent.json"], "--va-file: /nonexistent.json would"),
+        (
+            "mosei-roberta",
+            ["--data.batch-tokens", "5", "--data.sampler", "utterances"],
+            "--data.batch-tokens: 5 would not bound anything, single utterances",
+        ),
+        ("mosei-glove", ["--data.batch-tokens", "5"], "no text encoder reads the text; drop"),
+        ("mosei-glove", ["--data.no-context"], "--data.no-context would not change anything"),
+    ],
+)
+def test_options_that_would_do_nothing(preset, given, said, capsys, tmp_path: Path):
+    run = tmp_path / "run"
+    args = ["--data", str(tmp_path), "--run-folder", str(run)]
+    assert said in refused(capsys, "train", preset, *args, *given)
+    assert not run.exists()
+
+
+def test_an_ablation_drops_the_options_of_text_with_the_text():
+    config = mosei_roberta()
+    data = replace(config.data, va_file="x", batch_tokens=900, context=False)
+    row = TABLES[3]["w/o Text, Vision"](replace(config, data=data))
+    assert row.model.modalities == ("audio",)
+    assert row.data == config.data
 
 
 @pytest.mark.parametrize("value", ["inf", "nan"])

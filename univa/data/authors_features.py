@@ -71,8 +71,14 @@ class FeatureTable:
         return torch.from_numpy(values)
 
 
-def feature_file(folder: Path, split: str, modality: Modality) -> Path:
+def feature_file(folder: Path, split: str, modality: Modality, *, otherwise: str = "") -> Path:
     """Path of one feature file; the data set's name before it may be any.
+
+    Args:
+        folder: the layout.
+        split: whose.
+        modality: of what.
+        otherwise: what else than putting the file there may be done, in words.
 
     Raises:
         UserError: there is none, or more than one.
@@ -84,8 +90,8 @@ def feature_file(folder: Path, split: str, modality: Modality) -> Path:
         return found[0]
     how_many = "no" if not found else "more than one"
     raise UserError(
-        f"{here}: {how_many} file *_{split}_{name}_VA.pkl; put the {modality} features there, or "
-        f"take {modality} out of --model.modalities"
+        f"{here}: {how_many} file *_{split}_{name}_VA.pkl; put the {modality} features there"
+        + (f", or {otherwise}" if otherwise else "")
     )
 
 
@@ -135,11 +141,8 @@ def read_feature_table(path: Path, split: str, modality: Modality, count: int) -
             f"{path}: the mask of sequence {wrong[0]} is not ones and then zeros; move its steps "
             "to the front"
         )
-    try:
-        points = np.array(_loaded(scores) if _loaded(scores) is not None else scores, np.float64)
-    except (TypeError, ValueError):
-        points = np.zeros(0)
-    if points.shape != (count, 2):
+    points = _points(scores, count)
+    if points is None:
         raise UserError(f"{path}: {names[2]!r} must be {count} pairs of valence and arousal")
     labels = _loaded(content.get("labels_class"))
     return FeatureTable(
@@ -150,6 +153,31 @@ def read_feature_table(path: Path, split: str, modality: Modality, count: int) -
         coordinates=points,
         labels=labels,
     )
+
+
+def _points(scores: Any, count: int) -> NDArray[np.float64] | None:
+    """Pairs as an array; a list is looked through first: written out, a small file may be huge."""
+    rows: Any = _loaded(scores)
+    if rows is None:
+        if not isinstance(scores, list | tuple) or len(scores) != count:
+            return None
+        rows = [_pair(item) for item in scores]
+        if None in rows:
+            return None
+    elif rows.shape != (count, 2):
+        return None
+    try:
+        return np.array(rows, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _pair(item: Any) -> list[Any] | None:
+    if isinstance(item, PickledArray | np.ndarray):
+        array = _loaded(item) if item.shape == (2,) else None
+        return None if array is None else array.tolist()
+    whole = isinstance(item, list | tuple) and len(item) == 2
+    return list(item) if whole and all(isinstance(x, int | float | str) for x in item) else None
 
 
 def _loaded(value: Any) -> NDArray[Any] | None:
@@ -206,7 +234,15 @@ def _with_features(
 ) -> Split:
     tables = {
         modality: read_feature_table(
-            feature_file(folder, split.name, modality), split.name, modality, len(split)
+            feature_file(
+                folder,
+                split.name,
+                modality,
+                otherwise=f"take {modality} out of --model.modalities",
+            ),
+            split.name,
+            modality,
+            len(split),
         )
         for modality in modalities
     }

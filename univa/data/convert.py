@@ -2,8 +2,8 @@
 
 Memory stays bounded whatever the size of the files: one shard is in memory at a time. A run that
 was stopped goes on where it was: shards are written whole or not at all, `progress.jsonl` lists
-those that are done, and the manifest is written last. A damaged shard is mended by deleting it and
-the manifest, and running the same conversion again.
+those that are done, and the manifest is written last. A damaged shard is mended by deleting the
+manifest and running the same conversion again: shards whose checksum fits are kept.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from tqdm import tqdm
 from univa.batch import MODALITIES, Modality
 from univa.data.authors_features import feature_file, read_authors
 from univa.data.corpus import Corpus, LazyFeatures, Place
-from univa.data.store import MANIFEST, VERSION, file_sha256, read_manifest, read_store
+from univa.data.store import (
+    MANIFEST,
+    MEND,
+    PROGRESS,
+    VERSION,
+    file_sha256,
+    read_manifest,
+    read_store,
+)
 from univa.errors import UserError
 from univa.files import atomic_path, atomic_write_text, make_folder
 
 __all__ = ["Convert", "Verify", "convert"]
-
-_PROGRESS = "progress.jsonl"
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,10 @@ def convert(
         UserError: bad data, or `store` is finished or belongs to another conversion.
     """
     if (store / MANIFEST).exists():
-        raise UserError(f"{store}: a finished store is here; give another folder, or delete it")
+        raise UserError(
+            f"{store}: a finished store is here; give another folder, or delete it (where `univa "
+            f"data verify` finds it damaged: delete {MANIFEST} alone, and sound shards are kept)"
+        )
     present = _present(folder)
     corpus = read_authors(folder, modalities=[m for m in present if m != "text"])
     vectors = (
@@ -90,7 +99,7 @@ def convert(
     where: dict[tuple[str, Modality], list[Any]] = {}
     steps = sum(plan.rows for plan in plans)
     with (
-        (store / _PROGRESS).open("a", encoding="utf-8") as log,
+        (store / PROGRESS).open("a", encoding="utf-8") as log,
         tqdm(total=steps, unit="step", unit_scale=True, disable=not progress) as bar,
     ):
         if log.tell() == 0:
@@ -182,7 +191,7 @@ def _plans(
 
 def _done(store: Path, head: dict[str, Any]) -> dict[str, str]:
     """Shards that an earlier run of the same conversion has finished: name -> SHA-256."""
-    path = store / _PROGRESS
+    path = store / PROGRESS
     if not path.exists():
         if any(store.iterdir()):
             raise UserError(f"{store}: not empty, and no conversion that could go on; give another")
@@ -299,7 +308,10 @@ class Verify:
         Raises:
             UserError: one is missing or damaged; it is named.
         """
-        corpus = read_store(self.store, modalities=())  # the manifest, and what it says
+        read_store(self.store, modalities=())  # the manifest's head says what there is
+        features = next(read_manifest(self.store))["features"]
+        text: Literal["vectors", "tokens"] = "vectors" if "text" in features else "tokens"
+        corpus = read_store(self.store, modalities=tuple(features), text=text)
         shards = [line for line in read_manifest(self.store) if line["kind"] == "shard"]
         for line in tqdm(shards, unit="shard"):
             path = self.store / line["name"]
@@ -308,9 +320,6 @@ class Verify:
             except OSError:
                 sound = False
             if not sound:
-                raise UserError(
-                    f"{path}: missing or damaged; delete the manifest and this file, and run the "
-                    "same `univa data convert` again"
-                )
+                raise UserError(f"{path}: missing or damaged; {MEND}")
         count = sum(len(split) for split in corpus.splits.values())
         print(f"{self.store}: {len(shards)} shards and {count} utterances are sound")

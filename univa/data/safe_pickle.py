@@ -6,26 +6,35 @@ or a dtype, and it does not call them: it works out what they stand for. Everyth
 by name.
 
 Memory stays small whatever the file's size: the bytes of an array are stepped over, and mapped
-when rows of it are asked for.
+when rows of it are asked for; all other values have one budget.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from univa.data._pickle_machine import (
+    MARK,
+    Bytes,
+    Machine,
+    PartArray,
+    PartDtype,
+    PartGlobal,
+    PartMark,
+    shown,
+)
 from univa.data.pickled_array import PickledArray
 from univa.errors import UserError
 
 __all__ = ["PickledArray", "read_pickle"]
 
-_MAX_TEXT = 1 << 24  # bytes of one string or whole number; more is not data of ours
-_MAX_OBJECTS = 1 << 25  # values in one file: bounds what a file made of tiny opcodes can take
+_MAX_KEY = 1 << 12  # characters of a dict key: two equal ones are compared at each use
+_MAX_DTYPE = 16  # characters of a dtype's code
+_MAX_AXES = 32
 
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _GLOBALS = {
@@ -63,58 +72,12 @@ def read_pickle(path: Path | str) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-@dataclass(frozen=True)
-class _Global:
-    """A known name. It is not the thing."""
-
-    kind: str
-
-
-class _Mark:
-    """Where a run of items starts on the stack."""
-
-
-@dataclass
-class _Bytes:
-    """Bytes of the file that have not been read."""
-
-    offset: int
-    size: int
-
-
-@dataclass
-class _Dtype:
-    """A dtype under construction."""
-
-    dtype: np.dtype[Any]
-
-
-@dataclass
-class _Array:
-    """An array under construction; `value` once its state has come."""
-
-    value: Any = None
-
-
-_MARK = _Mark()
-
-
-class _Reader:
+class _Reader(Machine):
     """The interpreter. A method of `_OPCODES` handles one opcode."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file = path, file
-        self.size = path.stat().st_size
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        super().__init__(path, file)
         self.finished: dict[int, Any] = {}
-        self.count = 0
-
-    def refuse(self, what: str) -> UserError:
-        return UserError(
-            f"{self.path}, byte {self.file.tell()}: {what}; only numpy arrays, lists, dicts, "
-            "strings and numbers are read from a pickle"
-        )
 
     def read(self) -> Any:
         while True:
@@ -132,68 +95,17 @@ class _Reader:
             try:
                 handler(self)
             except (ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
-                raise self.refuse(f"a broken pickle ({type(error).__name__}: {error})") from None
-
-    # Reading
-
-    def take(self, count: int) -> bytes:
-        data = self.file.read(count)
-        if len(data) < count:
-            raise self.refuse("the pickle ends early")
-        return data
-
-    def number(self, form: str) -> Any:
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-
-    def text(self, size: int) -> bytes:
-        if size > _MAX_TEXT:
-            raise self.refuse(f"a text of {size} bytes")
-        return self.take(size)
-
-    def line(self) -> str:
-        data = self.file.readline(_MAX_TEXT)
-        if not data.endswith(b"\n"):
-            raise self.refuse("the pickle ends early")
-        return data[:-1].decode("latin1")
-
-    def payload(self, size: int) -> _Bytes:
-        """Step over bytes, whatever their number."""
-        here = self.file.tell()
-        if here + size > self.size:
-            raise self.refuse("the pickle ends early")
-        self.file.seek(size, 1)
-        return _Bytes(here, size)
-
-    # The stack
-
-    def push(self, value: Any) -> None:
-        self.count += 1
-        if self.count > _MAX_OBJECTS:
-            raise self.refuse(f"more than {_MAX_OBJECTS} values")
-        self.stack.append(value)
-
-    def pop(self) -> Any:
-        if not self.stack or self.stack[-1] is _MARK:
-            raise self.refuse("a broken pickle (nothing to take)")
-        return self.stack.pop()
-
-    def pop_mark(self) -> list[Any]:
-        for place in range(len(self.stack) - 1, -1, -1):
-            if self.stack[place] is _MARK:
-                items = self.stack[place + 1 :]
-                del self.stack[place:]
-                return items
-        raise self.refuse("a broken pickle (no mark)")
-
-    def top(self, kind: type[Any]) -> Any:
-        if not self.stack or not isinstance(self.stack[-1], kind):
-            raise self.refuse(f"a broken pickle (no {kind.__name__} to fill)")
-        return self.stack[-1]
+                what = f"{type(error).__name__}: {shown(str(error))}"
+                raise self.refuse(f"a broken pickle ({what})") from None
+            except RecursionError:
+                raise self.refuse("values nested too deeply") from None
 
     # Containers
 
     def extend(self, items: list[Any]) -> None:
-        self.top(list).extend(items)
+        target = self.top(list)
+        self.charge(32 * len(items))
+        target.extend(items)
 
     def make_dict(self, items: list[Any]) -> None:
         self.push({})
@@ -203,30 +115,38 @@ class _Reader:
         target = self.top(dict)
         if len(items) % 2:
             raise self.refuse("a broken pickle (a key without a value)")
+        self.charge(128 * len(items))
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int | float | bool | type(None)):
                 raise self.refuse(f"a dict key of type {type(key).__name__}")
+            if isinstance(key, str) and len(key) > _MAX_KEY:
+                raise self.refuse(f"a dict key of {len(key)} characters")
             target[key] = value
 
     # Globals
 
     def known(self, module: Any, name: Any) -> None:
-        kind = _GLOBALS.get((module, name)) if isinstance(module, str) else None
+        if not isinstance(module, str) or not isinstance(name, str):
+            wrong = name if isinstance(module, str) else module
+            raise self.refuse(f"a global whose name is {shown(wrong)}")
+        kind = _GLOBALS.get((module, name))
         if kind is None:
-            raise self.refuse(f"the global {module}.{name} is refused")
-        self.push(_Global(kind))
+            text = f"{module}.{name}"
+            text = text if text.isascii() and text.isprintable() else shown(text)
+            raise self.refuse(f"the global {text if len(text) <= 100 else shown(text)} is refused")
+        self.push(PartGlobal(kind))
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
-        kind = function.kind if isinstance(function, _Global) else None
+        kind = function.kind if isinstance(function, PartGlobal) else None
         if not isinstance(arguments, tuple) or kind in (None, "ndarray"):
             raise self.refuse("a call of something else is refused")
         if kind == "array":
-            if not arguments or arguments[0] != _Global("ndarray"):
+            if not arguments or arguments[0] != PartGlobal("ndarray"):
                 raise self.refuse("an array subclass is refused")
-            self.push(_Array())
+            self.push(PartArray())
         elif kind == "dtype":
-            self.push(_Dtype(self.dtype(arguments[0])))
+            self.push(PartDtype(self.dtype(arguments[0])))
         elif kind == "encode":
             text, *encoding = arguments
             if not isinstance(text, str) or encoding not in ([], ["latin1"]):
@@ -238,30 +158,31 @@ class _Reader:
             self.push(b"")
         elif kind == "scalar":
             dtype, data = arguments
+            self.charge(dtype.dtype.itemsize)
             raw = self.raw(data)
             if len(raw) != dtype.dtype.itemsize:
                 raise self.refuse("a numpy scalar of another size than its dtype")
             self.push(np.frombuffer(raw, dtype.dtype)[0].item())
         else:
             data, dtype, shape, order = arguments
-            self.push(_Array(self.array(data, dtype, shape, order == "F")))
+            self.push(PartArray(self.array(data, dtype, shape, order == "F")))
 
     def dtype(self, code: Any) -> np.dtype[Any]:
-        dtype = np.dtype(code) if isinstance(code, str) else None
+        dtype = np.dtype(code) if isinstance(code, str) and len(code) <= _MAX_DTYPE else None
         if dtype is None or dtype.kind not in _KINDS or dtype.fields or dtype.subdtype:
-            raise self.refuse(f"an array of dtype {code!r} is refused")
+            raise self.refuse(f"an array of dtype {shown(code)} is refused")
         return dtype
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1] if self.stack else None
-        if isinstance(target, _Dtype) and isinstance(state, tuple) and len(state) >= 2:
+        if isinstance(target, PartDtype) and isinstance(state, tuple) and len(state) >= 2:
             if state[1] not in ("<", ">", "|", "="):
-                raise self.refuse(f"byte order {state[1]!r}")
+                raise self.refuse(f"a byte order {shown(state[1])}")
             if any(part is not None for part in state[2:5]):
                 raise self.refuse("an array of records is refused")
             if target.dtype.itemsize > 0 and state[1] in "<>":
                 target.dtype = target.dtype.newbyteorder(state[1])
-        elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
+        elif isinstance(target, PartArray) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, data = state
             target.value = self.array(data, dtype, shape, bool(fortran))
         else:
@@ -269,8 +190,9 @@ class _Reader:
 
     def array(self, data: Any, dtype: Any, shape: Any, fortran: bool) -> Any:
         if (
-            not isinstance(dtype, _Dtype)
+            not isinstance(dtype, PartDtype)
             or not isinstance(shape, tuple)
+            or len(shape) > _MAX_AXES
             or not all(isinstance(length, int) and 0 <= length < 2**40 for length in shape)
         ):
             raise self.refuse("a broken array")
@@ -281,26 +203,15 @@ class _Reader:
             if len(data) != size:
                 raise self.refuse("a broken array (its bytes do not fill its shape)")
             return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
-        if not isinstance(data, _Bytes) or data.size != size:
+        if not isinstance(data, Bytes) or data.size != size:
             raise self.refuse("a broken array (its bytes do not fill its shape)")
         return PickledArray(self.path, kind, shape, data.offset, fortran=fortran)
-
-    def raw(self, data: Any) -> bytes:
-        if isinstance(data, bytes):
-            return data
-        if not isinstance(data, _Bytes) or data.size > _MAX_TEXT:
-            raise self.refuse("a broken value")
-        here = self.file.tell()
-        self.file.seek(data.offset)
-        content = self.take(data.size)
-        self.file.seek(here)
-        return content
 
     def finish(self, value: Any, depth: int = 0) -> Any:
         """Put arrays and bytes in the place of what stood for them."""
         if depth > 100:
             raise self.refuse("values nested too deeply")
-        if not isinstance(value, dict | list | tuple | _Array):
+        if not isinstance(value, dict | list | tuple | PartArray):
             return self.finish_leaf(value)
         # What is referred to many times is made once: a small file may name a huge tree.
         if id(value) not in self.finished:
@@ -308,7 +219,7 @@ class _Reader:
         return self.finished[id(value)]
 
     def finish_container(self, value: Any, depth: int) -> Any:
-        if isinstance(value, _Array):
+        if isinstance(value, PartArray):
             if value.value is None:
                 raise self.refuse("a broken array (without elements)")
             return value.value
@@ -317,25 +228,15 @@ class _Reader:
         return type(value)(self.finish(item, depth + 1) for item in value)
 
     def finish_leaf(self, value: Any) -> Any:
-        if isinstance(value, _Bytes):
+        if isinstance(value, Bytes):
             return self.raw(value)
-        if isinstance(value, _Global | _Dtype | _Mark):
+        if isinstance(value, PartGlobal | PartDtype | PartMark):
             raise self.refuse("a function or type as a value is refused")
         return value
 
 
-def _long(data: bytes) -> int:
-    return int.from_bytes(data, "little", signed=True)
-
-
 def _text_number(line: str) -> int | bool:
     return {"00": False, "01": True}[line] if line in ("00", "01") else int(line)
-
-
-def _put(reader: _Reader, place: int) -> None:
-    if not reader.stack:
-        raise reader.refuse("a broken pickle (nothing to remember)")
-    reader.memo[place] = reader.stack[-1]
 
 
 _Handler = Callable[[_Reader], Any]
@@ -344,24 +245,24 @@ _OPCODES: dict[int, _Handler] = {
     for code, handler in {
         b"\x80": lambda r: r.take(1),  # protocol
         b"\x95": lambda r: r.take(8),  # frame
-        b"(": lambda r: r.push(_MARK),
+        b"(": lambda r: r.refer(MARK),
         b"0": lambda r: r.pop(),
         b"1": lambda r: r.pop_mark(),
-        b"N": lambda r: r.push(None),
-        b"\x88": lambda r: r.push(True),
-        b"\x89": lambda r: r.push(False),
+        b"N": lambda r: r.refer(None),
+        b"\x88": lambda r: r.refer(True),
+        b"\x89": lambda r: r.refer(False),
         b"K": lambda r: r.push(r.number("<B")),
         b"M": lambda r: r.push(r.number("<H")),
         b"J": lambda r: r.push(r.number("<i")),
         b"I": lambda r: r.push(_text_number(r.line())),
         b"L": lambda r: r.push(int(r.line().removesuffix("L"))),
-        b"\x8a": lambda r: r.push(_long(r.text(r.number("<B")))),
-        b"\x8b": lambda r: r.push(_long(r.text(r.number("<I")))),
+        b"\x8a": lambda r: r.push(r.whole(r.number("<B"))),
+        b"\x8b": lambda r: r.push(r.whole(r.number("<I"))),
         b"F": lambda r: r.push(float(r.line())),
         b"G": lambda r: r.push(r.number(">d")),
-        b"\x8c": lambda r: r.push(r.text(r.number("<B")).decode("utf-8", "surrogatepass")),
-        b"X": lambda r: r.push(r.text(r.number("<I")).decode("utf-8", "surrogatepass")),
-        b"\x8d": lambda r: r.push(r.text(r.number("<Q")).decode("utf-8", "surrogatepass")),
+        b"\x8c": lambda r: r.push(r.text(r.number("<B"))),
+        b"X": lambda r: r.push(r.text(r.number("<I"))),
+        b"\x8d": lambda r: r.push(r.text(r.number("<Q"))),
         b"V": lambda r: r.push(r.line().encode("latin1").decode("raw-unicode-escape")),
         b"C": lambda r: r.push(r.payload(r.number("<B"))),
         b"B": lambda r: r.push(r.payload(r.number("<I"))),
@@ -380,13 +281,13 @@ _OPCODES: dict[int, _Handler] = {
         b"\x85": lambda r: r.push((r.pop(),)),
         b"\x86": lambda r: r.push((r.pop(), r.pop())[::-1]),
         b"\x87": lambda r: r.push((r.pop(), r.pop(), r.pop())[::-1]),
-        b"\x94": lambda r: _put(r, len(r.memo)),
-        b"q": lambda r: _put(r, r.number("<B")),
-        b"r": lambda r: _put(r, r.number("<I")),
-        b"p": lambda r: _put(r, int(r.line())),
-        b"h": lambda r: r.push(r.memo[r.number("<B")]),
-        b"j": lambda r: r.push(r.memo[r.number("<I")]),
-        b"g": lambda r: r.push(r.memo[int(r.line())]),
+        b"\x94": lambda r: r.put(len(r.memo)),
+        b"q": lambda r: r.put(r.number("<B")),
+        b"r": lambda r: r.put(r.number("<I")),
+        b"p": lambda r: r.put(int(r.line())),
+        b"h": lambda r: r.refer(r.memo[r.number("<B")]),
+        b"j": lambda r: r.refer(r.memo[r.number("<I")]),
+        b"g": lambda r: r.refer(r.memo[int(r.line())]),
         b"c": lambda r: r.known(r.line(), r.line()),
         b"\x93": lambda r: r.known(*[r.pop(), r.pop()][::-1]),
         b"R": lambda r: r.reduce(),

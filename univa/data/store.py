@@ -8,14 +8,17 @@ one `shard` for each file (bytes, SHA-256); one `utterance` for each utterance, 
 and dialogue after dialogue (ids, text, labels, valence-arousal scores as given, and for each
 modality shard, first step and steps); one `end` with the SHA-256 of all lines before it.
 
-Shards are mapped when one of their sequences is asked for, and checked against their SHA-256 once
-in a run; the workers of a run share what has been checked.
+Opening a store looks at the size of every shard that it offers. Shards are mapped when one of their
+sequences is asked for, and checked against their SHA-256 once in a run; the workers of a run share
+what has been checked. Training checks those of the validation and test splits before its first
+step: their damage must not show after hours.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -31,11 +34,22 @@ from univa.batch import MODALITIES, Modality
 from univa.data.corpus import Corpus, Dialogue, LazyFeatures, Place, Split, Utterance
 from univa.errors import UserError
 
-__all__ = ["MANIFEST", "VERSION", "Shard", "file_sha256", "read_manifest", "read_store"]
+__all__ = [
+    "MANIFEST",
+    "VERSION",
+    "Shard",
+    "check_shards",
+    "file_sha256",
+    "read_manifest",
+    "read_store",
+]
 
 MANIFEST = "manifest.jsonl"
+PROGRESS = "progress.jsonl"
 VERSION = 1
-_MEND = "make the store again with `univa data convert`"
+# The conversion keeps what is sound: shards whose checksum fits are not written again.
+MEND = f"delete {MANIFEST} there and run the same `univa data convert` again"
+_NAME = re.compile(r"[\w-]+\.safetensors", re.ASCII)  # no path: a manifest leads nowhere else
 _DTYPES = {"float32": "F32", "float16": "F16"}
 
 
@@ -50,6 +64,7 @@ class Shard:
 
     Args:
         path: the file.
+        size_bytes: how large the file must be.
         sha256: what its SHA-256 must be.
         rows: feature vectors in it.
         size: F.
@@ -62,6 +77,7 @@ class Shard:
         self,
         path: Path,
         *,
+        size_bytes: int,
         sha256: str,
         rows: int,
         size: int,
@@ -70,6 +86,7 @@ class Shard:
         place: int,
     ) -> None:
         self.path, self.sha256, self.rows, self.size = path, sha256, rows, size
+        self.size_bytes = size_bytes
         self.dtype, self._checked, self._place = dtype, checked, place
         self._mapped: NDArray[Any] | None = None
 
@@ -83,6 +100,21 @@ class Shard:
             self._mapped = self._open()
         return torch.from_numpy(self._mapped[start : start + steps].astype(np.float32))
 
+    def check_size(self) -> None:
+        """Look whether the file is there and as large as it should be, without reading it.
+
+        Raises:
+            UserError: it is not.
+        """
+        try:
+            found = self.path.stat().st_size
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {MEND}") from None
+        if found != self.size_bytes:
+            raise UserError(
+                f"{self.path}: damaged, it has {found} bytes, not {self.size_bytes}; {MEND}"
+            )
+
     def check(self) -> None:
         """Compare the file with its SHA-256, once.
 
@@ -94,11 +126,11 @@ class Shard:
         try:
             found = file_sha256(self.path)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_MEND}") from None
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {MEND}") from None
         if found != self.sha256:
             raise UserError(
                 f"{self.path}: damaged, its SHA-256 is {found[:12]}..., not {self.sha256[:12]}...; "
-                f"delete it and {_MEND}"
+                + MEND
             )
         self._checked[self._place] = 1
 
@@ -108,7 +140,7 @@ class Shard:
             (length,) = struct.unpack("<Q", file.read(8))
             entry = json.loads(file.read(length))["features"]
         if entry["shape"] != [self.rows, self.size] or entry["dtype"] != _DTYPES[self.dtype]:
-            raise UserError(f"{self.path}: not of the shape in the manifest; {_MEND}")
+            raise UserError(f"{self.path}: not of the shape in the manifest; {MEND}")
         start = 8 + length + entry["data_offsets"][0]
         shape = (self.rows, self.size)
         return np.memmap(self.path, self.dtype, "r", start, shape)
@@ -129,7 +161,7 @@ def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
             "again"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {_MEND}") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {MEND}") from None
     cut = content.rstrip(b"\n").rfind(b"\n") + 1
     try:
         end = json.loads(content[cut:])
@@ -137,7 +169,7 @@ def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: damaged or cut off (its SHA-256 does not fit); {_MEND}")
+        raise UserError(f"{path}: damaged or cut off (its SHA-256 does not fit); {MEND}")
     return (json.loads(line) for line in content[:cut].splitlines())
 
 
@@ -161,38 +193,36 @@ def read_store(
         UserError: the manifest is missing or damaged, of another version, or has no such features.
     """
     folder = Path(folder)
-    lines = read_manifest(folder)
-    head = next(lines, {})
+    path = folder / MANIFEST
+    lines = list(read_manifest(folder))
+    head = lines[0] if lines and isinstance(lines[0], dict) else {}
     if head.get("kind") != "store" or head.get("version") != VERSION:
         raise UserError(
-            f"{folder / MANIFEST}: version {head.get('version')!r} of the format, this reads "
-            f"{VERSION}; {_MEND}"
+            f"{path}: version {head.get('version')!r} of the format, this reads "
+            f"{VERSION}; convert the data again, into another folder"
         )
     tokens = text == "tokens"
     wanted = [m for m in MODALITIES if m in modalities and not (m == "text" and tokens)]
-    for modality in wanted:
-        if modality not in head["features"]:
-            raise UserError(
-                f"{folder}: no {modality} features in this store; take {modality} out of "
-                "--model.modalities, or convert the data with them"
-            )
-    checked = torch.zeros(head["shards"], dtype=torch.uint8).share_memory_()
-    shards: dict[str, Shard] = {}
     utterances: dict[str, list[Utterance]] = {"train": [], "valid": [], "test": []}
-    for line in lines:
-        if line["kind"] == "shard":
-            shards[line["name"]] = Shard(
-                folder / line["name"],
-                sha256=line["sha256"],
-                rows=line["rows"],
-                size=head["features"][line["modality"]],
-                dtype=head["dtype"],
-                checked=checked,
-                place=len(shards),
-            )
-        else:
-            found = _utterance(line, wanted, tokens, shards)
-            utterances[line["split"]].append(found)
+    try:
+        for modality in wanted:
+            if modality not in head["features"]:
+                raise UserError(
+                    f"{folder}: no {modality} features in this store; take {modality} out of "
+                    "--model.modalities, or convert the data with them"
+                )
+        shards = _shards(folder, head, [line for line in lines if line["kind"] == "shard"])
+        for line in lines[1:]:
+            if line["kind"] == "utterance":
+                utterances[line["split"]].append(_utterance(line, wanted, tokens, shards))
+        source, labels = str(folder), tuple(head["labels"])
+        used = {place.source for us in utterances.values() for u in us for place in _places(u)}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not what `univa data convert` writes ({what}); {MEND}") from None
+    for shard in shards.values():
+        if shard in used:
+            shard.check_size()
     splits = {
         name: Split(
             name=name,
@@ -203,7 +233,46 @@ def read_store(
         )
         for name, items in utterances.items()
     }
-    return Corpus(label_names=tuple(head["labels"]), source=str(folder), **splits)
+    return Corpus(label_names=labels, source=source, **splits)
+
+
+def check_shards(split: Split) -> None:
+    """Compare the shards that a split's features lie in with their SHA-256, each once in a run.
+
+    Args:
+        split: of any corpus; what is not in a store is let pass.
+
+    Raises:
+        UserError: one is missing or damaged.
+    """
+    found = dict.fromkeys(place.source for u in split.utterances for place in _places(u))
+    for source in found:
+        if isinstance(source, Shard):
+            source.check()
+
+
+def _places(utterance: Utterance) -> Iterator[Place]:
+    if isinstance(utterance.features, LazyFeatures):
+        yield from utterance.features.places.values()
+
+
+def _shards(folder: Path, head: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Shard]:
+    checked = torch.zeros(len(lines), dtype=torch.uint8).share_memory_()
+    shards: dict[str, Shard] = {}
+    for place, line in enumerate(lines):
+        if not _NAME.fullmatch(line["name"]):
+            raise ValueError(f"{line['name']!r} is no name of a shard")
+        shards[line["name"]] = Shard(
+            folder / line["name"],
+            size_bytes=int(line["bytes"]),
+            sha256=str(line["sha256"]),
+            rows=int(line["rows"]),
+            size=int(head["features"][line["modality"]]),
+            dtype={name: name for name in _DTYPES}[head["dtype"]],
+            checked=checked,
+            place=place,
+        )
+    return shards
 
 
 def _utterance(
@@ -213,6 +282,8 @@ def _utterance(
     for modality in wanted:
         shard, start, steps = line["features"][modality]
         source = shards[shard]
+        if not 0 <= start < start + steps <= source.rows:
+            raise ValueError(f"steps {start} to {start + steps} of {source.rows} in {shard}")
         places[modality] = Place(source=source, start=start, steps=steps, size=source.size)
     names: dict[Modality, str] = {
         "text": "text" if tokens else "text_vectors",

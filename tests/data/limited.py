@@ -1,0 +1,57 @@
+"""Calls in a process whose address space is bounded, forked from a server that has imported all."""
+
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import univa.data.convert  # noqa: F401  (what the server imports)
+from univa.errors import UserError
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload([__name__])
+
+
+def call_within(more: int, function: Callable[..., Any], *args: Any) -> str:
+    """Call a function that may take `more` bytes beside what the imports have taken.
+
+    Returns:
+        "" or the text of the UserError; any other error, or a minute without an end, fails.
+    """
+    if sys.platform != "linux":
+        pytest.skip("address-space limits are Linux's")
+    ours, theirs = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_call, args=(theirs, more, function, *args))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(60) else pytest.fail("no end after a minute")
+    except EOFError:
+        return pytest.fail(f"the process died ({process.exitcode}), its error is above")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _call(result: Any, more: int, function: Callable[..., Any], *args: Any) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        np.empty(more // 4)  # the limit holds: such an array does not fit
+    except MemoryError:
+        pass
+    else:
+        raise AssertionError("the limit does not hold")
+    try:
+        function(*args)
+    except UserError as error:
+        result.send(str(error))
+    else:
+        result.send("")
