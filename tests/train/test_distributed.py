@@ -176,7 +176,7 @@ def test_torchrun(both: Path, tmp_path: Path):
     run = tmp_path / "run"
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
-        [sys.executable, *command, "-m", "univa.train", *options(tiny(run_folder=str(run)))],
+        [sys.executable, *command, "-m", "univa.train", *options(brief(run))],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

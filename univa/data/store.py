@@ -245,10 +245,10 @@ def check_shards(split: Split) -> None:
     Raises:
         UserError: one is missing or damaged.
     """
-    found = dict.fromkeys(place.source for u in split.utterances for place in _places(u))
-    for source in found:
-        if isinstance(source, Shard):
-            source.check()
+    for utterance in split.utterances:
+        for place in _places(utterance):
+            if isinstance(place.source, Shard):
+                place.source.check()
 
 
 def _places(utterance: Utterance) -> Iterator[Place]:
