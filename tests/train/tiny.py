@@ -49,7 +49,7 @@ def options(config: TrainConfig) -> list[str]:
         *("--model.feedforward-size", "32", "--data.batch-size", "12"),
         *("--data.synthetic.train-dialogues", "12", "--data.synthetic.valid-dialogues", "4"),
         *("--data.synthetic.test-dialogues", "4", "--data.synthetic.mean-utterances", "4"),
-        *("--epochs", "3", "--device", "cpu", "--no-progress"),
+        *("--epochs", str(config.epochs), "--device", "cpu", "--no-progress"),
         *("--save-every", str(config.save_every), "--run-folder", str(config.run_folder)),
     ]
 
