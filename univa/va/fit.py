@@ -70,10 +70,10 @@ def fit(
     frozen = settings.encoder_learning_rate == 0
     known = _pooled(scorer, rows, settings.batch_size, progress) if frozen else None  # [N, H]
     known_dev = _pooled(scorer, dev_rows, settings.batch_size, progress) if frozen else None
-    averaged = (
-        AveragedModel(scorer, avg_fn=_average(settings.average)) if settings.average else None
-    )
-    judged: VARegressor = averaged.module if averaged else scorer
+    averaged, judged = None, scorer
+    if settings.average:
+        averaged = AveragedModel(scorer, avg_fn=_average(settings.average))
+        judged = cast(VARegressor, averaged.module)
     steps = settings.epochs * -(-len(rows) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warm_up_then_decay(step, steps, settings.warmup)
