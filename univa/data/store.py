@@ -48,7 +48,7 @@ MANIFEST = "manifest.jsonl"
 PROGRESS = "progress.jsonl"
 VERSION = 1
 # The conversion keeps what is sound: shards whose checksum fits are not written again.
-MEND = f"delete {MANIFEST} there and run the same `univa data convert` again"
+MEND = f"delete {MANIFEST} there and run the same `univa data` command again"
 _NAME = re.compile(r"[\w-]+\.safetensors", re.ASCII)  # no path: a manifest leads nowhere else
 _DTYPES = {"float32": "F32", "float16": "F16"}
 
@@ -157,7 +157,7 @@ def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; the store was not finished: run the same `univa data convert` "
+            f"{path}: no such file; the store was not finished: run the same `univa data` command "
             "again"
         ) from None
     except OSError as error:
@@ -219,7 +219,7 @@ def read_store(
         used = {place.source for us in utterances.values() for u in us for place in _places(u)}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not what `univa data convert` writes ({what}); {MEND}") from None
+        raise UserError(f"{path}: not what `univa data` writes ({what}); {MEND}") from None
     for shard in shards.values():
         if shard in used:
             shard.check_size()
