@@ -72,13 +72,16 @@ def clip(folder: Path) -> Path:
     return folder
 
 
-def tone(path: Path, *, seconds=0.4, hertz=200.0, loud=0.3, rate=16000, channels=1) -> Path:
+def tone(
+    path: Path, *, seconds=0.4, hertz=200.0, loud=0.3, noise=0.0, rate=16000, channels=1
+) -> Path:
     """A tone; a stereo file has it in the left channel only."""
     import soundfile
 
     times = np.arange(round(seconds * rate)) / rate
     samples = np.zeros((len(times), channels))
-    samples[:, 0] = loud * np.sin(2 * np.pi * hertz * times)
+    hiss = np.random.default_rng(len(times)).normal(size=len(times))
+    samples[:, 0] = loud * np.sin(2 * np.pi * hertz * times) + noise * hiss
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate)
     return path
