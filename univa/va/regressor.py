@@ -181,7 +181,9 @@ class VARegressor(Scorer):
         """
         folder, modality = Path(folder), modality or cls.modality
         path = folder / "config.json"
-        noun = "VA scorer" if modality is None else f"{modality} VA scorer"
+        noun = {None: "a VA scorer", "audio": "an audio VA scorer"}.get(
+            modality, f"a {modality} VA scorer"
+        )
         command = f"univa va fit-{modality or 'text'}"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -195,7 +197,7 @@ class VARegressor(Scorer):
             raise UserError(f"{path}: no such file; give a folder that `{command}` wrote") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path}: not the config of a {noun} ({first_line(error)}); "
+                f"{path}: not the config of {noun} ({first_line(error)}); "
                 f"give a folder that `{command}` wrote"
             ) from None
         wanted = {**config, **{name: value for name, value in settings.items() if value}}
