@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertModel
 
 from tests.train.test_distributed import run_ranks
 from tests.train.tiny import assert_same_run, one_thread, write_encoder
