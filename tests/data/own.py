@@ -55,7 +55,7 @@ def write_features(
     """A feature folder of random sequences; what was written."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    written, lines = {}, []
+    written, lines = {}, [{"kind": "features", "version": 1, "size": size, "count": len(ids)}]
     for start in range(0, len(ids), per_file):
         file = f"{start:05}.safetensors"
         part = {
@@ -65,7 +65,7 @@ def write_features(
         save_file(part, folder / file)
         written |= part
         lines += [
-            {"id": name, "file": file, "key": name, "shape": list(values.shape)}
+            {"id": name, "file": file, "key": name, "steps": len(values), "size": size}
             for name, values in part.items()
         ]
     write_jsonl(folder / "index.jsonl", lines)

@@ -113,6 +113,7 @@ def test_labels_may_be_a_list_and_scores_columns(rows, tmp_path):
 def test_scores_as_the_authors_write_them(rows, tmp_path):
     path = write_csv(tmp_path / "table.csv", rows)
     content = {"train": {row["id"]: [row["text"], "0.1234", "-0.5"] for row in rows}}
+    content["meta"] = {"modality": "text", "columns": ["valence", "arousal"]}
     (tmp_path / "va.json").write_text(json.dumps(content))
     assert run(path, tmp_path / "store", "--text-va", tmp_path / "va.json") == 0
     corpus = read_store(tmp_path / "store", modalities=())
@@ -162,7 +163,6 @@ def drop(*columns):
         (lambda rows: [row.update(labels="") for row in rows], (), "no row has a label"),
         (lambda rows: [r.update(start="soon") for r in rows], (), "column 'start' is 'soon'"),
         (lambda rows: [r.update(start=2, end=1) for r in rows], (), "end 1 is before start 2"),
-        (lambda rows: [r.update(valence=1) for r in rows], (), "call it text_valence"),
         (lambda rows: [r.update(text_valence=1) for r in rows], (), "but no 'text_arousal'"),
         (
             lambda rows: [r.update(audio_valence="nan", audio_arousal=1) for r in rows],
@@ -208,19 +208,19 @@ def change_index(folder: Path, number: int, **values):
     ("values", "said"),
     [
         ({"id": "other"}, "'train0_0' has no audio features in"),
-        ({"id": "train0_1"}, "row 2: utterance 'train0_1' comes twice"),
-        ({"file": "../table.csv"}, "row 1: file '../table.csv' is not inside the folder"),
+        ({"id": "train0_1"}, "row 3: utterance 'train0_1' comes twice"),
+        ({"file": "../table.csv"}, "row 2: file '../table.csv' is not inside the folder"),
         ({"file": "gone.safetensors"}, "gone.safetensors: no such file, but index.jsonl names it"),
         ({"key": "gone"}, "no features of utterance 'train0_0' can be read"),
-        ({"key": 3}, "row 1: id, file and key must be texts"),
-        ({"shape": [0, 6]}, "row 1: shape [0, 6] is not [steps, size] above 0"),
+        ({"key": 3}, "row 2: id, file and key must be texts"),
+        ({"shape": [0, 6]}, "row 2: shape [0, 6] is not [steps, size] above 0"),
         ({"shape": [99, 6]}, "as index.jsonl says; extract the features anew"),
-        ({"shape": [3]}, "row 1: no object with id, file, key, shape"),
+        ({"shape": [3]}, "row 2: no object with id, file, steps"),
         ({"shape": [1, 7]}, "audio feature size"),
     ],
 )
 def test_odd_indices(imported, values, said, tmp_path, capsys):
-    change_index(tmp_path / "audio", 0, **values)
+    change_index(tmp_path / "audio", 1, **values)
     assert said in refused(capsys, *imported)
     assert not (tmp_path / "store" / "manifest.jsonl").exists()
 
@@ -239,7 +239,7 @@ def test_odd_features(imported, content, said, tmp_path, capsys):
         path.write_bytes(content)
     else:
         save_file({"k": content}, path)
-    change_index(tmp_path / "audio", 0, file=path.name, key="k", shape=[2, 6])
+    change_index(tmp_path / "audio", 1, file=path.name, key="k", shape=[2, 6])
     assert said in refused(capsys, *imported)
     assert not (tmp_path / "store" / "manifest.jsonl").exists()
 

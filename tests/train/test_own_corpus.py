@@ -111,11 +111,8 @@ def test_store_without_scores_or_features(tmp_path):
 def test_text_encoder_reads_a_store(tmp_path):
     rows = records(DIALOGUES)
     write_scores(tmp_path / "va.csv", [row["id"] for row in rows])
-    table, store, run = (
-        write_csv(tmp_path / "table.csv", rows),
-        tmp_path / "store",
-        tmp_path / "run",
-    )
+    table = write_csv(tmp_path / "table.csv", rows)
+    store, run = tmp_path / "store", tmp_path / "run"
     scores = ("--text-va", str(tmp_path / "va.csv"), "--no-progress")
     assert main(["data", "import-table", str(table), str(store), *scores]) == 0
     encoder = write_encoder(tmp_path / "encoder", ["good", "bad", "a", "day", "film"])

@@ -1,9 +1,10 @@
 """A folder of feature sequences, one per utterance.
 
-    FOLDER/index.jsonl      {"id": "a_1", "file": "0.safetensors", "key": "a_1", "shape": [T, F]}
-    FOLDER/*.safetensors    float tensors [T, F]
+    FOLDER/index.jsonl      {"kind": "features", ...}, which may be left out, and then for each
+                            utterance {"id": "a_1", "file": "0.safetensors", "steps": T, "size": F}
+    FOLDER/*.safetensors    "features" [T, F], floating point
 
-One line of the index for each utterance; a file may hold one sequence or many.
+Instead of steps and size a line may have "shape": [T, F]; with "key" a file may hold many tensors.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def read_feature_folder(folder: Path) -> tuple[dict[str, Place], list[Path]]:
         UserError: the index is missing or a line of it is odd; a file is missing.
     """
     index = folder / INDEX
-    text = read_text(index, mend="give a folder that `univa data extract-audio` or -vision wrote")
+    text = read_text(index, mend="give a finished folder of `univa data extract-audio` or -vision")
     entries: list[tuple[str, str, str, int, int]] = []
     known: set[str] = set()
     for row, line in enumerate(text.split("\n"), 1):
@@ -100,12 +101,14 @@ def read_feature_folder(folder: Path) -> tuple[dict[str, Place], list[Path]]:
             continue
         try:
             values = json.loads(line)
-            name, file, key = values["id"], values["file"], values["key"]
-            steps, size = values["shape"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if row == 1 and values.get("kind") == "features":
+                continue
+            name, file, key = values["id"], values["file"], values.get("key", "features")
+            steps, size = values.get("shape") or (values["steps"], values["size"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{at(index, row)}: no object with id, file, key, shape [T, F] ({what}); {_MEND}"
+                f"{at(index, row)}: no object with id, file, steps, size ({what}); {_MEND}"
             ) from None
         if not all(isinstance(item, str) for item in (name, file, key)):
             raise UserError(f"{at(index, row)}: id, file and key must be texts; {_MEND}")

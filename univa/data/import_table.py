@@ -11,6 +11,8 @@ The table is CSV with a header, or JSON lines, one utterance per row:
 
     start, end, speaker (optional): seconds, seconds, a name
     text_valence, text_arousal, and the same for audio and vision (optional): scores
+
+Other columns are passed over, so that one table serves `univa va` and `univa data` alike.
 """
 
 from __future__ import annotations
@@ -54,12 +56,6 @@ def read_rows(path: Path, labels: Sequence[str] = ()) -> list[Row]:
         for column in ("id", "dialogue"):
             if not record[column].strip():
                 raise UserError(f"{place()}: column {column!r} is empty; fill it")
-        for column in ("valence", "arousal"):
-            if column in record:
-                raise UserError(
-                    f"{place()}: column {column!r} does not say whose it is; call it "
-                    f"text_{column}, audio_{column} or vision_{column}"
-                )
         start, end = (_optional(record, name, place) for name in ("start", "end"))
         if start is not None and end is not None and end < start:
             raise UserError(f"{place()}: end {end:g} is before start {start:g}; mend the times")

@@ -1,7 +1,7 @@
 """Valence-arousal scores of utterances, one file per modality.
 
 A CSV table or JSON lines with the columns id, valence, arousal; or a JSON object
-{split: {id: [..., valence, arousal]}}, as `univa va score-text` and the authors write it.
+{split: {id: [..., valence, arousal]}}, as `univa va score` and the authors write it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def read_scores(path: Path) -> dict[str, tuple[float, float]]:
     scores: dict[str, tuple[float, float]] = {}
     if path.suffix.lower() == ".json":
         file = read_json(path, mend=_MEND)
-        for entries in file.values.values():
+        for split in ("train", "valid", "test"):
+            entries = file.values.get(split, {})
             if not isinstance(entries, dict):
-                continue
+                raise UserError(f"{path}: split {split!r} is no object {{id: [...]}}; {_MEND}")
             for name, entry in entries.items():
                 if not isinstance(entry, list) or len(entry) < 2:
                     raise UserError(
