@@ -99,7 +99,10 @@ def _train(args: Sequence[str]) -> int:
 
 
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
-    """A command that is a dataclass: its fields are the options, `run` does the work."""
+    """A command that is a dataclass: its fields are the options, `run` does the work.
+
+    `run` may return an exit status; None is 0.
+    """
 
     def run(args: Sequence[str]) -> int:
         import importlib
@@ -107,8 +110,7 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
         import tyro
 
         kind = getattr(importlib.import_module(module), name)
-        tyro.cli(kind, args=args, prog=f"univa {command}").run()
-        return 0
+        return tyro.cli(kind, args=args, prog=f"univa {command}").run() or 0
 
     return run
 

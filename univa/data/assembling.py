@@ -128,11 +128,9 @@ def assemble(
     *,
     source: str,
     places: Mapping[Modality, Mapping[str, Place]] | None = None,
+    sort: bool = True,
 ) -> tuple[Corpus, dict[str, dict[str, Any]], list[Path]]:
     """Put rows, features and scores together.
-
-    Utterances of a dialogue are in the order of their start times where all have one, else in the
-    order of the rows.
 
     Args:
         rows: the utterances.
@@ -141,6 +139,8 @@ def assemble(
         source: what to name in messages.
         places: modality -> utterance id -> features that an importer has found itself; they go
             before those of `attachments`.
+        sort: put the utterances of a dialogue in the order of their start times, where all have
+            one; else they stay in the order of the rows.
 
     Returns:
         The corpus; for each utterance what else a manifest says (start, end, speaker); the files
@@ -180,7 +180,7 @@ def assemble(
     splits: dict[str, list[Dialogue]] = {"train": [], "valid": [], "test": []}
     for dialogue, members in dialogues.items():
         starts = [row.start for row in members]
-        if None not in starts:
+        if sort and None not in starts:
             members = [row for _, row in sorted(zip(starts, members, strict=True), key=_first)]
         splits[members[0].split].append(
             Dialogue(
