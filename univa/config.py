@@ -132,6 +132,16 @@ class TrainConfig:
                 "be read, the file of each modality has scores of its own",
             ),
             (
+                data.lexicon is not None and not self.model.prior,
+                f"--lexicon: {data.lexicon}",
+                "be read, there is no correlation prior that needs it",
+            ),
+            (
+                data.source == "store" and data.va_file is not None,
+                f"--va-file: {data.va_file}",
+                "be read, the store has scores of its own",
+            ),
+            (
                 data.batch_tokens > 0 and data.sampler == "utterances",
                 f"--data.batch-tokens: {data.batch_tokens}",
                 "bound anything, single utterances are drawn by --data.batch-size alone",
@@ -167,7 +177,10 @@ class TrainConfig:
             self,
             model=replace(self.model, text_encoder=absolute(self.model.text_encoder)),
             data=replace(
-                self.data, folder=absolute(self.data.folder), va_file=absolute(self.data.va_file)
+                self.data,
+                folder=absolute(self.data.folder),
+                va_file=absolute(self.data.va_file),
+                lexicon=absolute(self.data.lexicon),
             ),
         )
 

@@ -24,11 +24,12 @@ def read_records(
 
     Yields:
         The row (1-based line of the file where the record starts) and the record, column -> text.
-        Numbers of JSON are as text too, null is empty; empty lines are passed over.
+        Numbers of JSON are as text too, null is empty, a list of texts is joined by ";"; empty
+        lines are passed over.
 
     Raises:
-        UserError: as `read_table`; a line is not a JSON object, or one of its values is a list or
-            an object.
+        UserError: as `read_table`; a line is not a JSON object, or one of its values is an
+            object or another list.
     """
     if path.suffix.lower() not in (".jsonl", ".ndjson"):
         yield from read_table(path, columns, mend=mend)
@@ -63,4 +64,6 @@ def _text(path: Path, row: int, name: str, value: object) -> str:
         return value
     if isinstance(value, bool | int | float):
         return json.dumps(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ";".join(value)
     raise UserError(f"{at(path, row)}: column {name!r} is no text or number; mend the line")

@@ -161,7 +161,7 @@ def _unknown(label: str, lexicon: Lexicon | None) -> str:
         return (
             f"no valence-arousal coordinates for label {label!r}; built in are "
             f"{', '.join(EMOTION_COORDINATES)}: give your copy of the NRC-VAD lexicon with "
-            "--lexicon FILE"
+            "--lexicon FILE, or train without the prior: --loss.prior None --model.no-prior"
         )
     near = ", ".join(lexicon.nearest(label))
     return (
