@@ -46,8 +46,8 @@ def _features(output):
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_last_hidden_states_of_sound(tmp_path, family, norm):
     encoder = speech_encoder(tmp_path / "encoder", family, norm)
-    tone(tmp_path / "c" / "a.wav", seconds=1.0)
-    tone(tmp_path / "c" / "b.flac", seconds=0.3, rate=22050, channels=2)
+    tone(tmp_path / "c" / "a.wav", seconds=1.0, noise=0.1)
+    tone(tmp_path / "c" / "b.flac", seconds=0.3, noise=0.1, rate=22050, channels=2)
     part = {"audio": "a.wav", "start": 0.25, "end": 0.75}
     manifest = _manifest(tmp_path / "c", "audio", ["a.wav", "b.flac", part])
     assert _run("audio", manifest, encoder, tmp_path / "out") == 0
@@ -76,7 +76,8 @@ def test_parts_of_a_long_sound_make_the_steps_of_the_whole(tmp_path, length):
         sound = torch.arange(samples)
         parts = list(chunks(config, sound, length))
         assert sum(conv_frames(config, len(part)) for part in parts) == conv_frames(config, samples)
-        assert max(len(part) for part in parts) <= max(length, 320) + 80
+        assert max(len(part) for part in parts) <= max(length, 320) + 80 + 319
+        assert int(parts[-1][-1]) == samples - 1
         # Step t of the whole begins at sample 320 t, in the parts as well.
         starts = [
             int(part[0]) + 320 * t for part in parts for t in range(conv_frames(config, len(part)))

@@ -6,8 +6,8 @@
     FOLDER/index.jsonl            first what it holds, then one line per utterance; written last
     FOLDER/KEY.safetensors        "features" [T, F] of one utterance
 
-`univa data import` puts them into a store. The index names files by utterance; a run that was
-stopped goes on where it was.
+`univa data import-table` and its kin put them into a store. A run that was stopped goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Extract:
         mend = f"give the options of that run, or delete {self.output} to start anew"
         with ItemLog(self.output / _PROGRESS, head, mend=mend) as log:
             entries = list(self._entries(items, encoder, front, log))
-        size = {entry.pop("size") for entry in entries}.pop()
+        size = entries[0]["size"]
         lines = [{**about, "size": size, "count": len(entries)}, *entries]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         atomic_write_text(self.output / INDEX, text)
@@ -190,8 +190,10 @@ def chunks(config: Any, samples: Tensor, length: int) -> Iterator[Tensor]:
     shortest = next(n for n in range(1, 1 << 30) if conv_frames(config, n) == 1)
     steps, hop = conv_frames(config, len(samples)), max(1, length // stride)
     for first in range(0, steps, hop):
-        last = min(first + hop, steps) - 1
-        yield samples[first * stride : last * stride + shortest]
+        last = first + hop - 1
+        # What is left behind the last step counts for encoders that normalise over time.
+        end = len(samples) if last >= steps - 1 else last * stride + shortest
+        yield samples[first * stride : end]
 
 
 @dataclass(kw_only=True)

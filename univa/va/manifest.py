@@ -4,9 +4,9 @@
     v1_0,v1,train,I am so glad,wav/v1_0.wav,frames/v1_0
 
 One manifest serves `univa va fit-*`, `univa va score`, `univa data extract-*` and `univa data
-import`; each takes the columns that it needs and passes over the others. Paths are relative to the
-manifest's folder. With columns `start` and `end` (seconds) the audio or vision of a row is that
-stretch of the file.
+import-table`; each takes the columns that it needs and passes over the others. Paths are relative
+to the manifest's folder. With columns `start` and `end` (seconds) the audio or vision of a row is
+that stretch of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from univa.batch import Modality
-from univa.data._reading import at, finite_number, nearest
+from univa.data._reading import at, finite_number
+from univa.data.assembling import split_name
 from univa.data.records import read_records
 from univa.errors import UserError
 from univa.va.media import Clip
@@ -131,7 +132,7 @@ def read_items(path: Path, modality: Modality, columns: Columns | None = None) -
     items: list[Item] = []
     rows: dict[str, int] = {}
     for row, record in read_records(path, needed, mend="give the path of a manifest"):
-        name, split = record[columns.id_column].strip(), record[columns.split_column].strip()
+        name = record[columns.id_column].strip()
         if not name:
             raise UserError(f"{at(path, row)}: column {columns.id_column!r} is empty; give an id")
         if name in rows:
@@ -139,14 +140,10 @@ def read_items(path: Path, modality: Modality, columns: Columns | None = None) -
                 f"{at(path, row)}: id {name!r} comes twice, first in row {rows[name]}; make ids "
                 "unique"
             )
-        if split not in SPLITS:
-            raise UserError(
-                f"{at(path, row)}: split {split!r}{nearest(split, SPLITS)}; the splits are "
-                f"{', '.join(SPLITS)}"
-            )
         rows[name] = row
         content = content_of(path, row, record, columns, modality)
         written = record[columns.of(modality)].strip()
+        split = split_name(record[columns.split_column], at(path, row))
         items.append(Item(id=name, split=split, written=written, content=content))
     if not items:
         raise UserError(f"{path}: no row in it; give one row per utterance")
