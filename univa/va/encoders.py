@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from univa.batch import Modality
 from univa.errors import UserError
+from univa.quiet import no_load_report
 
 __all__ = ["LOADING_ERRORS", "check_encodes", "empty_encoder", "first_line", "load_encoder"]
 
@@ -44,12 +45,13 @@ def load_encoder(source: str | Path, modality: Modality) -> nn.Module:
         if modality == "audio":
             # It masks spans of 10 steps, and fails on a clip of fewer.
             config.apply_spec_augment = False
-        encoder, info = _class(config).from_pretrained(
-            source,
-            config=_part(config),
-            local_files_only=local,
-            output_loading_info=True,
-        )
+        with no_load_report():
+            encoder, info = _class(config).from_pretrained(
+                source,
+                config=_part(config),
+                local_files_only=local,
+                output_loading_info=True,
+            )
     except LOADING_ERRORS as error:
         raise UserError(
             f"{source}: no {noun} encoder could be loaded from it "

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from univa.batch import Modality
 from univa.errors import UserError
+from univa.quiet import no_load_report
 from univa.va.encoders import LOADING_ERRORS, check_encodes, first_line
 from univa.va.fronts import Batch, VisionFront
 from univa.va.regressor import DIMENSIONS, FRONTS, Scorer
@@ -84,9 +85,10 @@ class HubScorer(Scorer):
             if kind is None:
                 check_encodes(source, config, modality)
                 kind = _dimensional_class(config)
-            model, info = kind.from_pretrained(
-                source, local_files_only=local, output_loading_info=True
-            )
+            with no_load_report():
+                model, info = kind.from_pretrained(
+                    source, local_files_only=local, output_loading_info=True
+                )
         except LOADING_ERRORS as error:
             raise UserError(
                 f"{source}: no regression model of {modality} could be loaded from it "
