@@ -101,7 +101,7 @@ def _train(args: Sequence[str]) -> int:
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
     """A command that is a dataclass: its fields are the options, `run` does the work.
 
-    `run` may return an exit status; None is 0.
+    An integer that `run` returns is the exit status.
     """
 
     def run(args: Sequence[str]) -> int:
@@ -110,7 +110,8 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
         import tyro
 
         kind = getattr(importlib.import_module(module), name)
-        return tyro.cli(kind, args=args, prog=f"univa {command}").run() or 0
+        status = tyro.cli(kind, args=args, prog=f"univa {command}").run()
+        return status if isinstance(status, int) else 0
 
     return run
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from univa.batch import MODALITIES, Modality
 from univa.config import DataConfig, LossConfig, OptimizerConfig, ThresholdConfig, TrainConfig
-from univa.data import MOSEI_LABELS, read_manifest
+from univa.data import MOSEI_LABELS
+from univa.data.store import MALFORMED, malformed, open_manifest
 from univa.models import ModelConfig
 
 __all__ = ["own"]
@@ -20,8 +21,8 @@ def own(store: str | None = None, *, text_encoder: str) -> TrainConfig:
     """Your own corpus: a store of `univa data import-...`, given with --data.
 
     Labels, modalities, sizes and longest sequences (up to 1500 steps) are those of the store, and
-    without valence-arousal scores alpha is 0. Text is for the text encoder, but for a store with
-    word vectors.
+    without valence-arousal scores alpha is 0. Text, if there is any, is for the text encoder, but
+    for a store with word vectors.
 
     Args:
         store: its folder; None is for the help.
@@ -33,15 +34,18 @@ def own(store: str | None = None, *, text_encoder: str) -> TrainConfig:
     labels, modalities, alpha, sizes = MOSEI_LABELS, MODALITIES, 0.2, {}
     encoder: str | None = text_encoder
     if store is not None:
-        lines = list(read_manifest(Path(store)))
-        labels = tuple(lines[0]["labels"])
-        features: dict[Modality, int] = lines[0]["features"]
-        modalities = tuple(m for m in MODALITIES if m == "text" or m in features)
-        encoder = None if "text" in features else text_encoder
-        utterances = [line for line in lines if line["kind"] == "utterance"]
-        scored = any(set(line["va"]) & set(modalities) for line in utterances[:1])
-        alpha = 0.2 if scored else 0.0
-        sizes = _sizes(features, utterances)
+        head, lines = open_manifest(Path(store))
+        try:
+            labels, features = tuple(head["labels"]), head["features"]
+            utterances = [line for line in lines if line["kind"] == "utterance"]
+            text = "text" in features or any(line["text"].strip() for line in utterances)
+            modalities = tuple(m for m in MODALITIES if m in features or (m == "text" and text))
+            modalities = modalities or ("text",)
+            encoder = None if "text" in features else text_encoder
+            alpha = 0.2 if set(utterances[0]["va"]) & set(modalities) else 0.0
+            sizes = _sizes(features, utterances)
+        except MALFORMED as error:
+            raise malformed(Path(store), error) from None
     return TrainConfig(
         preset="own",
         model=ModelConfig(

@@ -349,6 +349,47 @@ def test_odd_feature_files(files, capsys):
     assert "video 'b' has no features [n, F]" in refused(capsys, files)
     write_csd(files["audio"], word_entries())
     assert "its features are words, not numbers" in refused(capsys, files)
+    files["words"], files["audio"] = files["vision"], files["vision"]
+    assert "its features are numbers, not words" in refused(capsys, files)
+
+
+def damage(path: Path, dataset: str) -> None:
+    """Overwrite the compressed bytes of a dataset."""
+    with h5py.File(path) as file:
+        chunk = file[dataset].id.get_chunk_info(0)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(b"\xff" * chunk.size)
+
+
+@pytest.mark.parametrize(
+    ("file", "dataset", "said"),
+    [
+        ("labels", "All Labels/data/a/features", "video 'a' is damaged"),
+        ("labels", "All Labels/data/a/intervals", "video 'a' has no features"),
+        ("audio", "COVAREP/data/b/features", "video 'b' is damaged"),
+        ("words", "words/data/c/features", "video 'c' is damaged"),
+    ],
+)
+def test_damaged_data(files, file, dataset, said, capsys):
+    damage(files[file], dataset)
+    message = refused(capsys, files)
+    assert said in message
+    assert str(files[file]) in message
+
+
+def test_aligned_labels_keep_their_numbers(files):
+    """The SDK leaves segments out; text, scores and folders know the others by their numbers."""
+    labels = {
+        f"{video}[{number}]": (values[number : number + 1], times[number : number + 1])
+        for video, (values, times) in label_entries().items()
+        for number in range(len(values))
+    }
+    del labels["a[1]"]
+    write_csd(files["labels"], labels)
+    assert main(arguments(files)) == 0
+    corpus = read_store(files["store"], modalities=())
+    assert [u.id for u in corpus.train.utterances] == ["a[0]", "a[2]", "b[0]", "b[1]"]
 
 
 def test_h5py_is_missing(files, capsys, monkeypatch):

@@ -78,7 +78,7 @@ def test_text_only_label_columns_speakers_times(rows, tmp_path):
     table = []
     for number, row in enumerate(rows):
         held = row.pop("labels").split(";")
-        # Last said first: the start times put them in order.
+        # Times are those of a clip in its file: they do not change the order.
         times = {"start": 100 - number, "end": 101 - number, "speaker": "A"}
         table.append({**row, **times, **{name: 2 * (name in held) for name in EMOTIONS}})
     table[0]["split"] = table[1]["split"] = table[2]["split"] = "train "
@@ -89,7 +89,7 @@ def test_text_only_label_columns_speakers_times(rows, tmp_path):
     assert run(path, store, "--labels", *reversed(EMOTIONS)) == 0
     corpus = read_store(store, modalities=("text",))
     assert corpus.label_names == tuple(reversed(EMOTIONS))
-    assert [u.id for u in corpus.valid.utterances] == ["valid0_1", "valid0_0", "valid1_0"]
+    assert [u.id for u in corpus.valid.utterances] == ["valid0_0", "valid0_1", "valid1_0"]
     lines = [line for line in read_manifest(store) if line["kind"] == "utterance"]
     by_id = {row["id"]: row for row in table}
     for line in lines:

@@ -119,3 +119,15 @@ def test_text_encoder_reads_a_store(tmp_path):
     options = ("--text-encoder", encoder, "--lexicon", write_lexicon(tmp_path / "v.txt"))
     assert main(own(store, *options, "--run-folder", run, "--data.max-tokens", 40)) == 0
     assert json.loads((run / "metrics.json").read_text())["preset"] == "own"
+
+
+def test_store_without_text(tmp_path, capsys):
+    rows = [{**row, "text": ""} for row in records(DIALOGUES)]
+    write_features(tmp_path / "audio", [row["id"] for row in rows], 4)
+    table, store = write_csv(tmp_path / "table.csv", rows), tmp_path / "store"
+    options = ("--audio-features", str(tmp_path / "audio"), "--no-progress")
+    assert main(["data", "import-table", str(table), str(store), *options]) == 0
+    assert parse_train(own(store)[1:]).model.modalities == ("audio",)
+    manifest = store / "manifest.jsonl"
+    manifest.write_text(manifest.read_text()[:-9])
+    assert "damaged or cut off" in refused(capsys, *own(store))

@@ -6,7 +6,7 @@ from univa.data.collate import Collator
 from univa.data.corpus import Corpus, Dialogue, Split, Utterance
 from univa.data.normalization import AuthorsNormalizer, Normalizer, VANormalizer
 from univa.data.sampler import DialogueBatchSampler, UtteranceBatchSampler
-from univa.data.store import read_manifest, read_store
+from univa.data.store import read_store
 from univa.data.synthetic import FILLER_WORDS, WORD_COORDINATES, synthetic_corpus
 from univa.data.vectors import read_vectors
 
@@ -27,7 +27,6 @@ __all__ = [
     "VANormalizer",
     "read_authors",
     "read_authors_text",
-    "read_manifest",
     "read_store",
     "read_vectors",
     "synthetic_corpus",

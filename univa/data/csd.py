@@ -125,6 +125,17 @@ class Csd:
             ) from None
         return features, times
 
+    def numbers(self, key: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Features [n, F] and intervals [n, 2] of one part of a video, read.
+
+        Raises:
+            UserError: as `entry`; the features are words.
+        """
+        features, times = self.entry(key)
+        if features.dtype.kind not in "fiu":
+            raise UserError(f"{self.path}: video {key!r} has words, not numbers; give the labels")
+        return self._rows(key, features, 0, len(features)), times
+
     def size(self) -> int:
         """F, the numbers of a row.
 
@@ -148,25 +159,35 @@ class Csd:
             inside = rows[(rows >= offset) & (rows < offset + len(features))] - offset
             if len(inside):
                 first = inside[0]
-                found.append(self._rows(segment, features, first, inside[-1] + 1)[inside - first])
+                values = self._rows(segment.video, features, first, inside[-1] + 1)
+                found.append(values[inside - first])
             offset += len(features)
         if not found:
             return np.empty((0, 1))
         return np.concatenate(found)[np.argsort(times[rows, 0], kind="stable")]
 
     def words(self, segment: Segment) -> str:
-        """The words of a segment, without pauses."""
-        rows = self.overlapping(segment).reshape(-1).tolist()
+        """The words of a segment, without pauses.
+
+        Raises:
+            UserError: the rows are numbers.
+        """
+        found = self.overlapping(segment)
+        if len(found) and found.dtype.kind in "fiu":
+            raise UserError(
+                f"{self.path}: its features are numbers, not words; give TimestampedWords, or a "
+                "table with id and text"
+            )
+        rows = found.reshape(-1).tolist()
         words = (row.decode("utf-8", "replace") if isinstance(row, bytes) else row for row in rows)
         return " ".join(w for w in map(str, words) if w and w not in _SILENCE)
 
-    def _rows(self, segment: Segment, features: Any, first: int, end: int) -> NDArray[Any]:
+    def _rows(self, key: str, features: Any, first: int, end: int) -> NDArray[Any]:
         try:
             return np.asarray(features[first:end])
         except OSError as error:
             raise UserError(
-                f"{self.path}: video {segment.video!r} is damaged ({_line(error)}); get the file "
-                "anew"
+                f"{self.path}: video {key!r} is damaged ({_line(error)}); get the file anew"
             ) from None
 
     def _video(self, video: str) -> tuple[list[Any], NDArray[np.float64]]:

@@ -104,11 +104,12 @@ class ImportCsd:
                 continue
             number = 0
             for key in keys:
-                features, times = csd.entry(key)
-                values = _numbers(csd, key, features)
+                values, times = csd.numbers(key)
                 columns = label_columns(csd, values.shape[1])
                 for label, (start, end) in zip(values, times.tolist(), strict=True):
-                    segment = Segment(f"{video}[{number}]", video, start, end)
+                    # An aligned sequence may lack segments: its own numbers count.
+                    own = key != video and len(values) == 1
+                    segment = Segment(key if own else f"{video}[{number}]", video, start, end)
                     number += 1
                     if not np.isfinite(label).all():
                         bad.append(segment.id)
@@ -211,13 +212,6 @@ def label_columns(csd: Csd, width: int) -> tuple[str, ...]:
             "emotions) and 1 (sentiment): give another label sequence"
         )
     return _COLUMNS[width]
-
-
-def _numbers(csd: Csd, key: str, features: Any) -> Any:
-    values = np.asarray(features)
-    if values.dtype.kind not in "fiu":
-        raise UserError(f"{csd.path}: video {key!r} has words, not numbers; give the labels")
-    return values
 
 
 def _say_unmatched(csd: Csd, folds: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """From a table of one's own to a store: `univa data import-table TABLE STORE`.
 
-The table is CSV with a header, or JSON lines, one utterance per row:
+The table is CSV with a header, or JSON lines, one utterance per row, those of a dialogue in order:
 
     id        its name, unique
     dialogue  the dialogue (video) that it belongs to
@@ -9,7 +9,7 @@ The table is CSV with a header, or JSON lines, one utterance per row:
     labels    names of the emotions that hold, between ";", "," or "|"; none is allowed. Instead:
               one column for each of --labels, where a number above 0 says that the emotion holds
 
-    start, end, speaker (optional): seconds, seconds, a name
+    start, end, speaker (optional): seconds, seconds, a name, kept for information
     text_valence, text_arousal, and the same for audio and vision (optional): scores
 
 Other columns are passed over, so that one table serves `univa va` and `univa data` alike.
@@ -151,7 +151,9 @@ class ImportTable:
         refuse_finished(self.store)
         rows = read_rows(self.table, self.labels)
         names = label_set(rows, self.labels, source=str(self.table))
-        corpus, extras, files = assemble(rows, names, self.attachments, source=str(self.table))
+        corpus, extras, files = assemble(
+            rows, names, self.attachments, source=str(self.table), sort=False
+        )
         source = {"kind": "table", "files": fingerprints([self.table, *files])}
         write_store(corpus, self.store, self.options, source=source, extras=extras)
         print(summary(self.store))

@@ -150,7 +150,8 @@ def label_coordinates(labels: Sequence[str], lexicon: Lexicon | None = None) -> 
     if len(labels) == 0 or bool((points.amax(0) == points.amin(0)).any()):
         raise UserError(
             "a similarity matrix needs at least two labels that differ in valence and in arousal; "
-            f"got {list(labels)}"
+            f"got {list(labels)}: give others, or train without the prior (--loss.prior None "
+            "--model.no-prior)"
         )
     low, high = points.amin(0), points.amax(0)
     return 2 * (points - low) / (high - low) - 1
