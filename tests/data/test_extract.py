@@ -9,7 +9,8 @@ from transformers import AutoImageProcessor, AutoModel, CLIPVisionModel
 
 from tests.va.media_files import FAMILIES, clip, picture, speech_encoder, tone, video, vit
 from univa.cli import main
-from univa.data.extract import INDEX, chunks
+from univa.data.extract import chunks
+from univa.data.feature_folder import INDEX
 from univa.va.fronts import conv_frames
 from univa.va.media import Clip, read_audio
 

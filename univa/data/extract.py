@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from univa.batch import Modality
+from univa.data.feature_folder import INDEX
 from univa.errors import UserError
 from univa.files import atomic_path, atomic_write_text, make_folder
 from univa.va.cli import pick_device
@@ -34,9 +35,8 @@ from univa.va.manifest import Columns, Item, read_items
 from univa.va.media import Clip, read_frames
 from univa.va.resume import ItemLog, file_marks, item_key
 
-__all__ = ["INDEX", "ExtractAudio", "ExtractVision"]
+__all__ = ["ExtractAudio", "ExtractVision"]
 
-INDEX = "index.jsonl"
 _PROGRESS = "progress.jsonl"
 
 

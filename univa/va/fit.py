@@ -186,9 +186,10 @@ def _pooled(scorer: VARegressor, rows: Sequence[Any], batch_size: int, progress:
 def _average(decay: float) -> Any:
     """Exponential average whose decay rises from 0, so that the first weights are forgotten."""
 
-    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        number = int(count)
-        return torch.lerp(mean, value, 1 - min(decay, (1 + number) / (10 + number)))
+    def average(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
+        number = count.double()  # on the device: no step waits for it
+        weight = 1 - ((1 + number) / (10 + number)).clamp(max=decay)
+        return torch.lerp(mean, value, weight.to(mean.dtype))
 
     return average
 
