@@ -196,15 +196,15 @@ def test_intervals_cover_what_they_should():
     """Over many data sets of known correlation, about 95 % of the intervals hold it."""
     generator = torch.Generator().manual_seed(3)
     hits = 0
-    for trial in range(100):
+    for trial in range(60):
         targets = torch.randn(150, 1, dtype=torch.float64, generator=generator)
         noise = torch.randn(150, 1, dtype=torch.float64, generator=generator)
         predictions = 0.6 * targets + 0.8 * noise  # r = 0.6
-        ends = bootstrap_intervals(predictions, targets, resamples=200, seed=trial)["pearson"]
+        ends = bootstrap_intervals(predictions, targets, resamples=100, seed=trial)["pearson"]
         low, high = ends[0].tolist()
         assert low < float(pearson(predictions, targets)) < high
         hits += low < 0.6 < high
-    assert 85 <= hits <= 99
+    assert 50 <= hits < 60
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 import builtins
 import importlib
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.va.media_files import picture, tone, video
 from univa.errors import UserError
-from univa.va.media import Clip, audio_seconds, read_audio, read_frames
+from univa.va.media import Clip, _spread, audio_seconds, read_audio, read_frames
 
 
 def _levels(frames):
@@ -70,6 +73,17 @@ def test_frames_are_spread_over_a_video(tmp_path):
     assert _levels(read_frames(clip, rate=5)) == pytest.approx(list(range(0, 200, 20)), abs=4)
     part = Clip(path=clip.path, start=1.0, end=1.5)
     assert _levels(read_frames(part, count=9)) == pytest.approx([100, 110, 120, 130, 140], abs=4)
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 500), count=st.integers(1, 500))
+def test_frames_are_spread_evenly(n, count):
+    chosen = _spread(n, count)
+    assert len(chosen) == min(n, count)
+    gaps = {b - a for a, b in pairwise(chosen)}
+    assert all(gap >= 1 for gap in gaps)
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+    assert abs(chosen[0] - (n - 1 - chosen[-1])) <= 1  # as far from the start as from the end
 
 
 def test_images_and_folders_of_them(tmp_path):

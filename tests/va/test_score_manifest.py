@@ -179,7 +179,7 @@ def test_another_model_does_not_go_on(manifest, scorers, tmp_path, capsys):
 def test_killed_run_gives_the_same(manifest, scorers, tmp_path):
     """SIGKILL in the middle; then the same command again."""
     rows = manifest.read_text().splitlines()
-    many = [rows[0], *(f"u{k},u{k},{row.split(',', 2)[2]}" for k, row in enumerate(rows[1:] * 20))]
+    many = [rows[0], *(f"u{k},u{k},{row.split(',', 2)[2]}" for k, row in enumerate(rows[1:] * 12))]
     manifest.write_text("\n".join(many) + "\n")
     whole, output = tmp_path / "whole.json", tmp_path / "scores.json"
     options = ["--model", str(scorers["audio"]), "--batch-size", "2"]
