@@ -37,6 +37,7 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
 
     import tyro
 
+    from univa.authors import as_authors
     from univa.config import TrainConfig
     from univa.presets import PRESETS
 
@@ -46,6 +47,8 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
         raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
     if args and args[0] in PRESETS:
         prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
+        if "--authors" in args:  # what it sets is the default, and refused where given otherwise
+            default = as_authors(default)
     elif run is not None:
         prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
     else:  # help, or no preset: tyro lists them

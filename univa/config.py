@@ -14,6 +14,7 @@ from typing import Any, Literal, get_type_hints
 
 import tyro
 
+from univa.authors import check_authors
 from univa.config_checks import at_least, check, check_types
 from univa.config_sections import (
     DataConfig,
@@ -66,6 +67,11 @@ class TrainConfig:
     """The decision."""
     preset: tyro.conf.Suppress[str] = "custom"
     """Name of the preset that the run started from."""
+    authors: bool = False
+    """All as the authors' code does it, number for number, and as slow: --data.authors,
+    --data.sampler utterances, --data.padding full, rows of 512 tokens, two equal views, equal
+    layers at the start, threshold 0.18 (docs/training.md names everything). It sets these options;
+    given one by one with another value they are refused."""
     epochs: int = 15
     """Passes over the training split."""
     seed: int = 1111
@@ -115,6 +121,8 @@ class TrainConfig:
                         "corpus; give --data.source authors-text or the preset mosei-text, or "
                         f"drop {option}"
                     )
+        if self.authors:
+            check_authors(self)
         self._check_unread()
         if self.data.source == "authors-text" and not self.uses_tokens:
             raise UserError(

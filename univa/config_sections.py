@@ -77,7 +77,7 @@ class DataConfig:
     """With a text encoder: tokens of the longest row; longer dialogues are cut into consecutive
     windows of whole utterances."""
     authors: bool = False
-    """Make the same numbers as the authors' code: both valence and arousal are normalised by the
+    """The part of --authors that reads data: both valence and arousal are normalised by the
     mean and standard deviation of the split's valences (those of word vectors twice), and a
     dialogue that is too long loses the ends of its longest utterances, rather than being cut into
     windows."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from univa.authors import start_as_authors
 from univa.batch import Batch
 from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
@@ -96,6 +97,8 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         tokenizer = load_tokenizer(str(config.model.text_encoder)) if config.uses_tokens else None
         matrix = similarity_matrix(names) if config.model.prior else None
         model = UniVA(config.model, similarity=matrix)
+        if config.authors:
+            start_as_authors(model)
     else:
         kept = checkpoint.folder / "text_encoder"
         tokenizer = load_tokenizer(kept) if config.uses_tokens else None
