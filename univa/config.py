@@ -123,41 +123,11 @@ class TrainConfig:
                     )
         if self.authors:
             check_authors(self)
-        self._check_unread()
         if self.data.source == "authors-text" and not self.uses_tokens:
             raise UserError(
                 'data source "authors-text" has no word vectors: give a pretrained encoder with '
                 "--text-encoder FOLDER"
             )
-
-    def _check_unread(self) -> None:
-        """UserError where an option would do nothing."""
-        data, encoder = self.data, "no text encoder reads the text"
-        unread = (
-            (
-                data.source == "authors" and data.va_file is not None and not self.uses_tokens,
-                f"--va-file: {data.va_file}",
-                "be read, the file of each modality has scores of its own",
-            ),
-            (
-                data.batch_tokens > 0 and data.sampler == "utterances",
-                f"--data.batch-tokens: {data.batch_tokens}",
-                "bound anything, single utterances are drawn by --data.batch-size alone",
-            ),
-            (
-                data.batch_tokens > 0 and not self.uses_tokens,
-                f"--data.batch-tokens: {data.batch_tokens}",
-                f"bound anything, {encoder}",
-            ),
-            (
-                not data.context and not self.uses_tokens,
-                "--data.no-context",
-                f"change anything, {encoder}",
-            ),
-        )
-        for holds, option, what in unread:
-            if holds:
-                raise UserError(f"{option} would not {what}; drop {option.split(':')[0]}")
 
     @property
     def uses_tokens(self) -> bool:

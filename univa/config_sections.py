@@ -111,11 +111,11 @@ class LossConfig:
     alpha: float = 0.45
     """Weight of the contrastive terms, in [0, 1]; the rest weighs classification and prior."""
     text_weight: float = 3.0
-    """Weight of the contrastive term of text."""
+    """Weight of the contrastive term of text, where the data has valence-arousal scores of it."""
     audio_weight: float = 1.0
-    """Weight of the contrastive term of audio."""
+    """Weight of the contrastive term of audio, where the data has valence-arousal scores of it."""
     vision_weight: float = 1.0
-    """Weight of the contrastive term of vision."""
+    """Weight of the contrastive term of vision, where the data has valence-arousal scores of it."""
     classification: Literal["kl", "bce"] = "kl"
     """KL divergence to the softmax of the labels, or binary cross-entropy of sigmoids. It also
     decides what the probabilities are: softmax or sigmoid of the logits."""

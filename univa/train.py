@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from univa.authors import start_as_authors
 from univa.batch import Batch
-from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
+from univa.checkpoint import Checkpoint, Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
 from univa.data.loader import load_batches
 from univa.data.store import check_shards
@@ -69,20 +70,24 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
     Raises:
         UserError: bad input, a run folder that is in use, a checkpoint of another config, or a
-            loss that is not finite.
+            loss that is not finite, or another process of the run was lost.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     group = ProcessGroup.start(config.device, timeout=config.timeout)
     try:
         with cpu_threads(config.threads):
-            return _train(config.resolved(), group)
+            config = config.resolved()
+            run, checkpoint = find_run(config)
+            with group.watched(run):
+                return _train(config, group, run, checkpoint)
     finally:
         group.stop()
 
 
-def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
+def _train(
+    config: TrainConfig, group: ProcessGroup, run: Path, checkpoint: Checkpoint | None
+) -> dict[str, Any] | None:
     started = time.perf_counter()
-    run, checkpoint = find_run(config)
     device, names = group.device, config.model.labels
 
     if config.tensorboard:

@@ -1,4 +1,4 @@
-"""The authors' loss, its terms and every gradient, through the switch and the training objective."""
+"""The authors' loss, its terms and every gradient, through the switch."""
 
 from dataclasses import replace
 from types import SimpleNamespace
