@@ -172,7 +172,7 @@ def sparse_pickle(path: Path, split: str, count: int, steps: int, size: int) -> 
         file.write(b"tb" + items + b"uu.")
 
 
-def test_a_file_larger_than_the_memory(tmp_path):
+def test_a_file_of_more_than_four_gibibytes(tmp_path):
     folder = write_layout(tmp_path / "data", modalities=("audio",), audio_size=160_000)
     path = folder / "preprocess_data/final_feat/A/MOSEI_train_audio_utt_VA.pkl"
     limit = 1 << 30

@@ -211,6 +211,8 @@ def _done(store: Path, head: dict[str, Any]) -> dict[str, str]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; delete {store} and start anew") from None
     path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+    for half in store.glob(".*.tmp-*.safetensors"):  # what was under way when the process died
+        half.unlink()
     return done
 
 
