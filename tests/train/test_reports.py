@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.train.killed import start, train_and_be_killed
 from tests.train.tiny import tiny
 from univa.cli import main
 from univa.errors import UserError
@@ -94,31 +96,30 @@ def test_tensorboard_is_named_where_it_is_missing(tmp_path: Path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_gets_the_log(tmp_path: Path, monkeypatch):
-    """With a stand-in for its writer: TensorBoard is an extra."""
-    written = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            written.append((folder, purge_step))
-
-        def add_scalar(self, name, value, step):
-            written.append((name, value, step))
-
-        def close(self):
-            written.append("closed")
-
-    monkeypatch.setattr("univa.runs.tensorboard_writer", lambda: Writer)
-    monkeypatch.setattr("univa.train.tensorboard_writer", lambda: Writer)
+def test_tensorboard_gets_the_log_of_a_run_that_was_stopped_and_went_on(tmp_path: Path):
+    """Written by TensorBoard, killed between two checkpoints, and read by its own reader."""
     run = tmp_path / "run"
-    train(tiny(run_folder=str(run), epochs=1, tensorboard=True))
-    folder, purge_step = written[0]
-    assert folder.resolve() == (run / "tensorboard").resolve()
-    assert purge_step == 1
-    assert written[-1] == "closed"
+    config = tiny(run_folder=str(run), epochs=2, tensorboard=True, save_every=2)
+    process = start(train_and_be_killed, "step", 5, config)
+    process.join(60)
+    assert process.exitcode == -9
+    train(tiny(resume=str(run), epochs=2, tensorboard=True, save_every=2))
+    reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    scalars = {(entry[0], entry[2]): entry[1] for entry in written[1:-1]}
-    assert scalars["step/loss", 1] == log[0]["loss"]
-    epoch = log[-1]
-    assert scalars["epoch/valid.micro_f1", epoch["step"]] == epoch["valid"]["micro_f1"]
-    assert scalars["epoch/valid.label_f1.sad", epoch["step"]] == epoch["valid"]["label_f1"]["sad"]
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for record in log:
+        flat = {k: v for k, v in record.items() if k not in ("event", "step", "epoch")}
+        for name in ("valid", "thresholds"):
+            flat |= {f"{name}.{k}": v for k, v in flat.pop(name, {}).items()}
+        figures = flat.pop("valid.label_f1", {})
+        flat |= {f"valid.label_f1.{k}": v for k, v in figures.items()}
+        for name, value in flat.items():
+            expected.setdefault(f"{record['event']}/{name}", []).append((record["step"], value))
+    assert {"step/loss", "epoch/valid.micro_f1", "epoch/valid.label_f1.sad"} <= expected.keys()
+    assert sorted(reader.Tags()["scalars"]) == sorted(expected)
+    for name, points in expected.items():
+        found = reader.Scalars(name)
+        # Each step once: what was written after the last checkpoint is void.
+        assert [point.step for point in found] == [step for step, _ in points], name
+        values = [value for _, value in points]
+        assert [point.value for point in found] == pytest.approx(values, rel=1e-6), name
