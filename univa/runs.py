@@ -58,10 +58,11 @@ class RunLog:
             for name, value in _numbers(record):
                 self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
 
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self._file.tell()
+    def flush(self) -> int:
+        """Bring all of it to the disk; return the bytes so far."""
+        if self._board is not None:
+            self._board.flush()
+        return self._file.tell()  # each line was flushed
 
     def close(self) -> None:
         """Close the file."""

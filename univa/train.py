@@ -148,7 +148,7 @@ def _train(
     def save_last() -> None:
         states = group.gather(random_state())
         if log is not None:
-            progress.log_bytes = log.size
+            progress.log_bytes = log.flush()
             save_checkpoint(
                 run / "checkpoints" / "last",
                 model,

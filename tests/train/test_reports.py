@@ -99,11 +99,11 @@ def test_tensorboard_is_named_where_it_is_missing(tmp_path: Path, monkeypatch):
 def test_tensorboard_gets_the_log_of_a_run_that_was_stopped_and_went_on(tmp_path: Path):
     """Written by TensorBoard, killed between two checkpoints, and read by its own reader."""
     run = tmp_path / "run"
-    config = tiny(run_folder=str(run), epochs=2, tensorboard=True, save_every=2)
-    process = start(train_and_be_killed, "step", 5, config)
+    config = tiny(run_folder=str(run), epochs=2, tensorboard=True, save_every=0)
+    process = start(train_and_be_killed, "step", 7, config)  # an epoch has 4
     process.join(60)
     assert process.exitcode == -9
-    train(tiny(resume=str(run), epochs=2, tensorboard=True, save_every=2))
+    train(tiny(resume=str(run), epochs=2, tensorboard=True, save_every=0))
     reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     expected: dict[str, list[tuple[int, float]]] = {}
