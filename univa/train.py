@@ -51,7 +51,7 @@ from univa.models import UniVA
 from univa.objective import Objective
 from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
-from univa.reports import label_figures, label_table, write_reports
+from univa.reports import curve_table, label_figures, label_table, write_reports
 from univa.runs import RunLog, find_run, tensorboard_writer, write_predictions
 from univa.va.lexicon import similarity_matrix
 from univa_kernels import UniVALossOutput
@@ -302,6 +302,8 @@ def _train(
     print(metrics_table(scores))
     test = results["test"]
     print(label_table(label_figures(test.predictions, test.labels, names)))
+    print("valid, with one threshold for all labels")
+    print(curve_table(results["valid"].probabilities, results["valid"].labels, names))
     seconds = time.perf_counter() - started
     print(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
     return content

@@ -63,11 +63,29 @@ def test_a_run_leaves_them_and_evaluate_repeats_them(tmp_path: Path, capsys):
     place = curves["valid"]["threshold"].index(round(metrics["thresholds"]["happy"], 6))
     assert curves["valid"]["micro_f1"][place] == metrics["valid"]["micro_f1"]
     assert max(curves["valid"]["micro_f1"]) == metrics["valid"]["micro_f1"]  # it was searched
-    assert main(["evaluate", str(run), "--report", str(tmp_path / "report")]) == 0
-    again = json.loads((tmp_path / "report" / "labels.json").read_text())
-    assert again["test"] == labels["test"]
-    rows = (tmp_path / "report" / "predictions-test.jsonl").read_bytes()
-    assert rows == (run / "predictions.jsonl").read_bytes()
+    place = curves["valid"]["threshold"].index(0.3)
+    micro = f"{100 * curves['valid']['micro_f1'][place]:.1f}"
+    assert [line.split()[3] for line in out.splitlines() if line.startswith("0.3 ")] == [micro]
+    for split, given in (("test", ["--report", str(tmp_path / "report")]), ("valid", [])):
+        assert main(["evaluate", str(run), "--split", split, *given]) == 0
+        report = tmp_path / "report" if given else run / f"evaluation-{split}"
+        said = capsys.readouterr().out
+        assert said.endswith(f"utterances: {report}\n")
+        micro = f"{100 * curves[split]['micro_f1'][place]:.1f}"
+        assert [line.split()[3] for line in said.splitlines() if line.startswith("0.3 ")] == [micro]
+        assert json.loads((report / "labels.json").read_text()) == {split: labels[split]}
+        again = json.loads((report / "threshold_curves.json").read_text())
+        assert again == {split: curves[split]}
+        rows = (report / f"predictions-{split}.jsonl").read_bytes()
+        if split == "test":
+            assert rows == (run / "predictions.jsonl").read_bytes()
+        found = [json.loads(line) for line in rows.splitlines()]
+        shares = {name: metrics["thresholds"][name] for name in labels[split]}
+        for row in found:  # what is saved belongs together
+            expected = [p > t for p, t in zip(row["probabilities"], shares.values(), strict=True)]
+            assert row["predictions"] == expected
+        present = [sum(row["labels"][i] for row in found) for i in range(6)]
+        assert present == [one["present"] for one in labels[split].values()]
 
 
 def test_either_or():
