@@ -41,6 +41,13 @@ def grouped(encoder: TransformerEncoder, sequences: list[Tensor], most: int) -> 
     return [found[place] for place in range(len(sequences))]
 
 
+def padded_share(sequences: list[Tensor], most: int) -> float:
+    """Steps that groups compute, padding too, over the steps that there are."""
+    sizes = [len(s) for s in sequences]
+    groups = length_buckets(sizes, most)
+    return sum(len(g) * max(sizes[i] for i in g) for g in groups) / sum(sizes)
+
+
 def packed_layer(layer: TransformerLayer, states: Tensor, attend: Attention) -> Tensor:
     """A layer over the steps of all sequences in one row [steps, D]."""
     own = layer.attention
@@ -117,12 +124,15 @@ def main() -> None:
 
     gradients: dict[str, Tensor] = {}
     times: dict[str, list[float]] = {}
+    shares: dict[int, list[float]] = {1: [], 4: [], 8: []}
     for number in range(options.rounds + 1):
         generator = torch.Generator().manual_seed(number)
         sequences = [
             torch.randn(n, SIZES["audio"], generator=generator).to(options.device)
             for n in lengths("audio", options.sequences, generator)
         ]
+        for most, values in shares.items():
+            values.append(padded_share(sequences, most))
         for name, layout in list(layouts.items()):
             try:
                 seconds = step(layout, sequences)
@@ -144,6 +154,8 @@ def main() -> None:
         f"layers; {options.device}, {options.threads} thread(s), torch {torch.__version__}; "
         f"median of {options.rounds}"
     )
+    for most, values in shares.items():
+        print(f"{most} group(s): {statistics.mean(values):.2f} times the steps that there are")
     for name, values in times.items():
         print(f"{name:<28}{statistics.median(values):8.3f} s")
 

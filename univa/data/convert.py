@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
@@ -230,8 +231,13 @@ def _write(path: Path, plan: _Plan, dtype: str) -> str:
                 f"(up to {np.abs(values).max():g}); give --dtype float32"
             )
         start += place.steps
-    with atomic_path(path) as temporary:
-        save_file({"features": features}, temporary)
+    try:
+        with atomic_path(path) as temporary:
+            save_file({"features": features}, temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot write: {error}; make room and give the same command again, it goes on"
+        ) from error
     return file_sha256(path)
 
 
