@@ -45,7 +45,9 @@ def write_csv(path: Path, rows: list[Record]) -> Path:
 
 
 def write_jsonl(path: Path, rows: list[Record]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from tests.data.own import (
@@ -19,6 +21,7 @@ from tests.data.own import (
 )
 from univa.cli import main
 from univa.data import read_store
+from univa.data.import_table import read_rows
 from univa.data.store import read_manifest
 
 
@@ -291,3 +294,29 @@ def test_scores_in_table_and_file(rows, tmp_path, capsys):
     table = write_csv(tmp_path / "table.csv", rows)
     message = refused(capsys, table, tmp_path / "store", "--text-va", tmp_path / "va.csv")
     assert "drop --text-va or the columns" in message
+
+
+@settings(max_examples=40, deadline=None)
+@example(texts=["two\u2028lines\x85x"], labels=[set()], write=write_jsonl, separator=";")
+@example(texts=['"a"\r\nb, c\n'], labels=[{"joy", "sad"}], write=write_csv, separator=",")
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1),
+    labels=st.lists(st.sets(st.sampled_from(EMOTIONS)), min_size=1),
+    write=st.sampled_from([write_csv, write_jsonl]),
+    separator=st.sampled_from([";", ",", " | "]),
+)
+def test_any_text_and_labels_come_through(texts, labels, write, separator, tmp_path_factory):
+    table = [
+        {
+            "id": f"u{n}",
+            "dialogue": "d",
+            "split": "train",
+            "text": text.replace("\0", ""),
+            "labels": separator.join(sorted(held)),
+        }
+        for n, (text, held) in enumerate(zip(texts, labels, strict=False))
+    ]
+    folder = tmp_path_factory.mktemp("table")
+    rows = read_rows(write(folder / f"t.{write.__name__[6:]}", table))
+    assert [row.text for row in rows] == [row["text"].strip() for row in table]
+    assert [set(row.labels) for row in rows] == labels[: len(rows)]

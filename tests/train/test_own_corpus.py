@@ -14,8 +14,9 @@ from univa.data import read_store
 from univa.va.lexicon import read_lexicon, similarity_matrix
 
 DIALOGUES = {"train": [3, 4, 2, 3], "valid": [3, 2], "test": [3]}
+LAYERS = ("--model.num-heads", "2", "--model.feedforward-size", "32")
 SMALL = (
-    *("--model.hidden-size", "16", "--model.num-heads", "2", "--model.feedforward-size", "32"),
+    *("--model.hidden-size", "16"),
     *("--epochs", "2", "--device", "cpu", "--no-progress", "--threads", "1"),
 )
 
@@ -58,7 +59,7 @@ def test_trains_evaluates_and_takes_the_matrix_from_the_lexicon(store, tmp_path,
         lexicon = write_lexicon(tmp_path / f"{number}.txt", points)
         run = tmp_path / f"run{number}"
         options = ("--lexicon", lexicon, "--run-folder", run, "--optimizer.learning-rate", 1e-7)
-        assert main(own(store, *options)) == 0
+        assert main(own(store, *LAYERS, *options)) == 0
         weights = load_file(run / "checkpoints" / "last" / "model.safetensors")
         expected = similarity_matrix(
             json.loads((run / "config.json").read_text())["model"]["labels"], read_lexicon(lexicon)

@@ -36,7 +36,8 @@ def read_records(
         return
     columns = tuple(columns)
     found = False
-    for row, line in enumerate(read_text(path, mend=mend).splitlines(), 1):
+    # Not splitlines, which also splits at characters that JSON leaves inside its strings.
+    for row, line in enumerate(read_text(path, mend=mend).split("\n"), 1):
         if not line.strip():
             continue
         found = True
