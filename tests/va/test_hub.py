@@ -16,10 +16,9 @@ from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForSequenceClassification,
-    Wav2Vec2Model,
 )
 
-from tests.va.media_files import PICTURES, SPEECH, picture, speech_encoder, tone
+from tests.va.media_files import FAMILIES, PICTURES, SPEECH, picture, speech_encoder, tone
 from univa.errors import UserError
 from univa.va.hub import HubScorer
 from univa.va.media import Clip, read_audio
@@ -38,14 +37,15 @@ def clips(tmp_path_factory):
     return [Clip(path=path) for path in files]
 
 
-@pytest.fixture(scope="module")
-def dimensional(tmp_path_factory):
+@pytest.fixture(scope="module", params=FAMILIES)
+def dimensional(request, tmp_path_factory):
     """A random model in the layout of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim.
 
     `config.json` names a class that transformers does not have; the weights of the position
     convolution have the names of torch before 2.0.
     """
-    folder = speech_encoder(tmp_path_factory.mktemp("dimensional"))
+    family = request.param
+    folder = speech_encoder(tmp_path_factory.mktemp("dimensional"), family)
     encoder = load_file(folder / "model.safetensors")
     generator = torch.Generator().manual_seed(4)
     head = {
@@ -62,7 +62,7 @@ def dimensional(tmp_path_factory):
     for name, value in encoder.items():
         for new, before in old.items():
             name = name.replace(new, before)
-        renamed[f"wav2vec2.{name}"] = value
+        renamed[f"{family}.{name}"] = value
     assert sum(name.endswith(("weight_g", "weight_v")) for name in renamed) == 2
     save_file({**renamed, **head}, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
@@ -74,13 +74,17 @@ def dimensional(tmp_path_factory):
         "problem_type": "regression",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    return folder, encoder, head
+
+    def expected(clips):
+        return _expected(family, encoder, head, clips)
+
+    return folder, expected
 
 
-def _expected(encoder_weights, head, clips):
+def _expected(family, encoder_weights, head, clips):
     """Outputs of the published model, from its description: one file at a time, no padding."""
-    config = Wav2Vec2Config(**SPEECH, feat_extract_norm="layer", do_stable_layer_norm=True)
-    encoder = Wav2Vec2Model(config).eval()
+    config, model = FAMILIES[family]
+    encoder = model(config(**SPEECH, feat_extract_norm="layer", do_stable_layer_norm=True)).eval()
     encoder.load_state_dict(encoder_weights)
     outputs = []
     for clip in clips:
@@ -97,8 +101,8 @@ def _expected(encoder_weights, head, clips):
 
 
 def test_dimensional_speech_model(dimensional, clips):
-    folder, encoder, head = dimensional
-    outputs = _expected(encoder, head, clips)
+    folder, expected_outputs = dimensional
+    outputs = expected_outputs(clips)
     assert float(outputs.std(0).min()) > 1e-3  # the clips do differ
     expected = (2 * outputs[:, [2, 0]] - 1).clamp(-1, 1)
     scorer = HubScorer.from_pretrained(folder, "audio")  # the order is in its config
@@ -108,8 +112,8 @@ def test_dimensional_speech_model(dimensional, clips):
 
 
 def test_order_and_range_are_options(dimensional, clips):
-    folder, encoder, head = dimensional
-    outputs = _expected(encoder, head, clips)
+    folder, expected_outputs = dimensional
+    outputs = expected_outputs(clips)
     scorer = HubScorer.from_pretrained(
         folder, "audio", order=("Valence", "other", "Arousal"), output_range=(-1.0, 2.0)
     )
@@ -183,7 +187,7 @@ def test_stock_image_model_takes_the_mean_over_frames(tmp_path):
 
 
 def test_odd_models_are_one_line(tmp_path, dimensional, tiny_encoder):
-    folder, _, _ = dimensional
+    folder, _ = dimensional
     bare = speech_encoder(tmp_path / "bare")  # an encoder without a head
     one = tmp_path / "one"
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(one)
