@@ -290,7 +290,7 @@ def test_odd_scores(imported, content, said, tmp_path, capsys):
 def test_features_and_scores_of_another_modality(imported, tmp_path, capsys):
     change_index(tmp_path / "audio", 0, modality="vision")
     message = refused(capsys, *imported)
-    assert "index.jsonl: features of vision, not of audio; give them with --vision-features" in message
+    assert "features of vision, not of audio; give them with --vision-features" in message
     change_index(tmp_path / "audio", 0, modality="audio")
     path = tmp_path / "va.json"
     scores = {"train": {"train0_0": ["x", "0", "0"]}, "meta": {"modality": "vision"}}

@@ -212,6 +212,9 @@ def test_odd_models_are_one_line(tmp_path, dimensional, tiny_encoder):
     (folder / "preprocessor_config.json").rename(folder / "away")
     with pytest.raises(UserError, match=r"no usable audio processor .*preprocessor_config.json"):
         HubScorer.from_pretrained(folder, "audio")
+    (folder / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"no usable audio processor .*preprocessor_config.json"):
+        HubScorer.from_pretrained(folder, "audio")
     (folder / "away").rename(folder / "preprocessor_config.json")
     with pytest.raises(UserError, match=r"none/config\.json: no such file"):
         VARegressor.from_pretrained(tmp_path / "none", "audio")
