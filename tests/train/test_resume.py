@@ -89,6 +89,78 @@ def test_killed_before_the_first_checkpoint(finished: Path, tmp_path: Path):
     assert_same_run(run, finished)
 
 
+def test_killed_while_the_config_was_written(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.tmp-123.json").write_text("{")
+    train(tiny(run_folder=str(run)))
+    assert_same_run(run, finished)
+
+
+# As `INTERRUPTED`; with workers, which a scheduler's SIGTERM reaches as well, or which are lost.
+WITH_WORKERS = """
+import multiprocessing, os, signal, sys
+from univa.cli import main
+from univa.runs import RunLog
+
+write, what = RunLog.write, sys.argv.pop(1)
+
+def signalling(self, **record):
+    write(self, **record)
+    if record["step"] == 3:
+        if what == "stop":
+            os.killpg(0, signal.SIGTERM)
+        else:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+RunLog.write = signalling
+sys.exit(main(["train", *sys.argv[1:], "--data.workers", "1"]))
+"""
+
+
+@pytest.mark.parametrize(("what", "status"), [("stop", 143), ("lose", 2)])
+def test_workers_and_signals(what, status, finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    config = tiny(save_every=1, run_folder=str(run))
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_WORKERS, what, *options(config)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        start_new_session=True,
+    )
+    error = result.stderr
+    assert result.returncode == status, error
+    said = (
+        "stopped by SIGTERM at step " if what == "stop" else "a process of --data.workers was lost"
+    )
+    assert said in error
+    assert error.endswith(f"go on with: univa train --resume {run}\n")
+    assert error.count("\n") == 1
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_a_run_that_is_under_way_is_left_alone(finished: Path, tmp_path, monkeypatch, capsys):
+    run, write, said = tmp_path / "run", RunLog.write, []
+
+    def interfered(self, **record):
+        write(self, **record)
+        if record["step"] == 3 and not said:
+            said.append(main(["train", "--resume", str(run), "--no-progress"]))
+            said.append(capsys.readouterr().err)
+
+    monkeypatch.setattr(RunLog, "write", interfered)
+    train(tiny(save_every=2, run_folder=str(run)))
+    assert said[0] == 2
+    assert said[1].startswith(f"univa: error: {run}: another process is at work in this folder")
+    train(tiny(resume=str(run)))  # and it can be gone on with afterwards
+    assert_same_run(run, finished)
+
+
 def test_ctrl_c_saves_and_tells_how_to_go_on(finished: Path, tmp_path: Path):
     run = tmp_path / "run"
     config = tiny(save_every=0, run_folder=str(run))
