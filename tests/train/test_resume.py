@@ -17,7 +17,9 @@ from tests.train.tiny import assert_same_run, options, read_log, tiny
 from univa.checkpoint import META
 from univa.cli import main
 from univa.data import Collator
+from univa.errors import UserError
 from univa.inputs import load_corpus
+from univa.lock import FolderLock
 from univa.processes import Interrupted
 from univa.runs import RunLog
 from univa.train import train
@@ -145,19 +147,27 @@ def test_workers_and_signals(what, status, finished: Path, tmp_path: Path):
 
 
 def test_a_run_that_is_under_way_is_left_alone(finished: Path, tmp_path, monkeypatch, capsys):
-    run, write, said = tmp_path / "run", RunLog.write, []
+    run, write, tried = tmp_path / "run", RunLog.write, []
 
     def interfered(self, **record):
         write(self, **record)
-        if record["step"] == 3 and not said:
-            said.append(main(["train", "--resume", str(run), "--no-progress"]))
-            said.append(capsys.readouterr().err)
+        with pytest.raises(UserError, match="another process is at work"), FolderLock(run) as lock:
+            lock.take()
+        tried.append(record["step"])
 
-    monkeypatch.setattr(RunLog, "write", interfered)
-    train(tiny(save_every=2, run_folder=str(run)))
-    assert said[0] == 2
-    assert said[1].startswith(f"univa: error: {run}: another process is at work in this folder")
-    train(tiny(resume=str(run)))  # and it can be gone on with afterwards
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", interfered)
+        train(tiny(save_every=2, run_folder=str(run)))
+    assert len(tried) > 3
+    (run / "metrics.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with FolderLock(run) as lock:
+        lock.take()
+        assert main(["train", "--resume", str(run), "--no-progress"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"univa: error: {run}: another process is at work in this folder")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert main(["train", "--resume", str(run), "--no-progress"]) == 0
     assert_same_run(run, finished)
 
 
