@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from benchmarks.contenders import (
     TEMPERATURE,
     backend_absent,
     inputs,
+    statically_compiled,
 )
 from benchmarks.timing import Clock, Entry, Workload
 from univa_kernels import CrossBatchMemory, VASupConLoss
@@ -45,8 +45,7 @@ def vectorised(rows: Tensor, points: Tensor, bank: Tensor, there: Tensor) -> Ten
 
 @cache
 def _compiled() -> Loss:
-    compiled: Any = torch.compile(vectorised, dynamic=False)
-    return compiled
+    return statically_compiled(vectorised)
 
 
 class Ring:

@@ -164,6 +164,7 @@ def _of_pytest_benchmark(document: dict[str, Any]) -> Run:
             Result(
                 workload=entry["fullname"],
                 contender="-",
+                figure="-",
                 rounds=list(range(1, len(values) + 1)),
                 values=values,
             )
