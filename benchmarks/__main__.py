@@ -50,9 +50,11 @@ def _run(options: argparse.Namespace) -> int:
     run = start(options.device, name)
     path = options.out or FOLDER / f"{file_name(run)}.json"
     workloads = {"cpu": suite.cpu, "cuda": suite.cuda}[options.device]()
-    chosen = [w for w in workloads if not options.only or options.only in w.name]
-    if not chosen:
-        raise SystemExit(f"no workload has {options.only!r} in its name")
+    wanted = options.only or [""]
+    for part in wanted:
+        if not any(part in workload.name for workload in workloads):
+            raise SystemExit(f"no workload has {part!r} in its name")
+    chosen = [w for w in workloads if any(part in w.name for part in wanted)]
     for workload in chosen:
         workload.budget *= options.patience
         workload.cap *= options.patience
@@ -90,7 +92,7 @@ def main() -> int:
     one.set_defaults(run_command=lambda options: update(options.file) or 0)
     one = commands.add_parser("run", help="run the suite without pytest")
     one.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    one.add_argument("--only", help="workloads with this in their name")
+    one.add_argument("--only", nargs="+", help="workloads with one of these in their name")
     one.add_argument("--seconds", type=float, help="begin no workload that ends later")
     one.add_argument("--patience", type=float, default=1.0, help="multiplies budgets and caps")
     one.add_argument("--out", type=Path, help="default: benchmarks/results/<machine>.json")

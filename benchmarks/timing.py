@@ -108,6 +108,10 @@ def _run(workload: Workload, begun: float, now: Callable[[], float]) -> list[Res
             )
         )
 
+    def too_long(entry: Entry) -> float | None:
+        predicted = entry.predicted()
+        return predicted if predicted is not None and predicted > workload.cap else None
+
     for entry in workload.entries():
         if entry.absent is not None:
             without(entry, NOT_RUN, entry.absent)
@@ -115,27 +119,27 @@ def _run(workload: Workload, begun: float, now: Callable[[], float]) -> list[Res
         if now() - begun > workload.budget:
             without(entry, NOT_RUN, f"the workload's {workload.budget:g} s were over")
             continue
-        # What an earlier, smaller workload took tells whether to begin at all.
-        predicted = entry.predicted()
-        if predicted is not None and predicted > workload.cap:
-            without(
-                entry,
-                NOT_RUN,
-                f"about {predicted:.0f} s a call, from a smaller size; cap {workload.cap:g} s",
-            )
-            continue
+        # What an earlier, smaller workload took tells whether to begin at all; where there was
+        # none, a warm-up at a smaller size tells whether to go on.
         try:
-            entry.check()
-            if entry.warm is not None:
-                entry.warm()
-            else:
-                entry.measure(0)
+            if not too_long(entry):
+                entry.check()
+                if entry.warm is not None:
+                    entry.warm()
+                else:
+                    entry.measure(0)
         except WrongResult as error:
             without(entry, WRONG, str(error))
         except Exception as error:
             without(entry, NOT_RUN, f"{type(error).__name__}: {_first_line(error)}")
         else:
-            active.append(_State(entry))
+            if seconds := too_long(entry):
+                reason = (
+                    f"about {seconds:.0f} s a call, from a smaller size; cap {workload.cap:g} s"
+                )
+                without(entry, NOT_RUN, reason)
+            else:
+                active.append(_State(entry))
     _rounds(workload, active, begun, now)
     for state in active:
         if not state.figures:
