@@ -3,9 +3,9 @@
     python -m benchmarks compare A.json B.json --factor 1.2
 
 B is judged against A. Files are of the suite or of pytest-benchmark. The interval of a ratio of
-medians is a bootstrap over rounds, 95 %. Exit status 1: B is slower, or takes more memory, than A by
-more than the factor (where there are rounds enough for an interval, all of it is above the factor);
-B reports wrong what A measured; or they have nothing in common.
+medians is a bootstrap over rounds, 95 %. Exit status 1: B is slower, or takes more memory, than A
+by more than the factor (where there are rounds enough for an interval, all of it is above the
+factor); B reports wrong what A measured; or they have nothing in common.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def workload(
         name=f"contrastive N={size} D={dim}",
         kind="contrastive",
         facts={"size": size, "dim": dim, "dtype": str(dtype).removeprefix("torch.")},
-        names=(BARE, *((BARE_OUT, TILES) if tiles else ()), *peers.PEERS, *peers.OUR_NAMES),
+        names=(BARE, *((BARE_OUT, TILES) if tiles else ()), *peers.NAMES),
         entries=entries,
         budget=budget,
         cap=budget / 6 if cap is None else cap,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contenders import COMPILED, OUR_NAMES, PEERS, Contender, contenders, inputs
+from benchmarks.contenders import COMPILED, NAMES, Contender, contenders, inputs
 from benchmarks.contrastive import absent_here, predicted_seconds
 from benchmarks.results import PEAK
 from benchmarks.timing import Entry, Workload
@@ -101,7 +101,7 @@ def workload(size: int, dim: int, device: str, *, budget: float, cap: float = 12
         name=f"memory N={size} D={dim}",
         kind="memory",
         facts={"size": size, "dim": dim},
-        names=(*PEERS, *OUR_NAMES),
+        names=NAMES,
         entries=entries,
         budget=budget,
         cap=cap,

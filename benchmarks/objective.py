@@ -22,11 +22,9 @@ from benchmarks.contenders import (
     AUTHORS,
     BACKENDS,
     COMPILED,
-    KEOPS,
-    NT_XENT,
+    NAMES,
     OUR_NAMES,
     PLAIN,
-    SUPCON,
     authors_loss,
     backend_absent,
     statically_compiled,
@@ -35,7 +33,7 @@ from benchmarks.timing import Clock, Entry, Workload
 from univa_kernels import UniVALoss
 
 ALPHA, TEMPERATURE, RADIUS, LABELS = 0.45, 0.7, 0.1, 6
-NAMES = ("text", "audio", "vision")
+MODALITIES = ("text", "audio", "vision")
 LOG_2 = math.log(2)
 
 
@@ -82,8 +80,8 @@ def objective_inputs(seed: int, batch: int = 32, dim: int = 768, device: str = "
     return Inputs(
         normal(batch, LABELS).requires_grad_(),
         (uniform(batch, LABELS) > 0.7).float(),
-        {name: normal(batch, dim).requires_grad_() for name in NAMES},
-        {name: uniform(batch, 2) for name in NAMES},
+        {name: normal(batch, dim).requires_grad_() for name in MODALITIES},
+        {name: uniform(batch, 2) for name in MODALITIES},
         (similarity + similarity.T).requires_grad_(),
     )
 
@@ -197,22 +195,24 @@ def workload(batch: int, device: str, *, budget: float, rounds: int = 300) -> Wo
         )
 
     def entries() -> list[Entry]:
-        every = [
-            entry(PLAIN, vectorised_objective),
-            entry(COMPILED, _compiled()),
-            entry(AUTHORS, authors_objective),
-        ]
-        for name, own in zip(BACKENDS, OUR_NAMES, strict=True):
-            every += [entry(own, our_objective(name), backend_absent(name, device))]
-        for name in (SUPCON, NT_XENT, KEOPS):
-            every += [entry(name, vectorised_objective, "has no UniVA objective")]
+        ready = {PLAIN: vectorised_objective, AUTHORS: authors_objective, COMPILED: _compiled()}
+        own = dict(zip(OUR_NAMES, BACKENDS, strict=True))
+        every = []
+        for name in NAMES:
+            if name in own:
+                absent = backend_absent(own[name], device)
+                every.append(entry(name, our_objective(own[name]), absent))
+            elif name in ready:
+                every.append(entry(name, ready[name]))
+            else:
+                every.append(entry(name, vectorised_objective, "has no UniVA objective"))
         return every
 
     return Workload(
         name=f"objective B={batch} D=768",
         kind="objective",
         facts={"batch": batch, "dim": 768, "dtype": "float32"},
-        names=(PLAIN, COMPILED, AUTHORS, *OUR_NAMES, SUPCON, NT_XENT, KEOPS),
+        names=NAMES,
         entries=entries,
         budget=budget,
         rounds=rounds,

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from benchmarks.report import headline, machine_line
-from benchmarks.results import FOLDER, load
+from benchmarks.results import BUSY, FOLDER, load
 
 README = FOLDER.parents[1] / "README.md"
 _BLOCK = re.compile(
@@ -21,8 +21,8 @@ _BLOCK = re.compile(
 def block(name: str) -> str:
     """What stands between the markers for benchmarks/results/<name>."""
     run = load(FOLDER / name)
-    busy = run.machine["load_before"]
-    note = f" While other processes ran (load average {busy})." if busy > 0.5 else ""
+    busy = run.machine["busy_before_percent"]
+    note = f" Other processes used {busy} % of the cores meanwhile." if busy > BUSY else ""
     lines = [
         f"<!-- benchmarks: {name} -->",
         f"{machine_line(run)}; medians.{note} Made by `{run.command}`, inserted by",

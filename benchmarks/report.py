@@ -13,6 +13,7 @@ from benchmarks.contrastive import BARE, COPY
 from benchmarks.plots import draw
 from benchmarks.results import (
     BOTH,
+    BUSY,
     FORWARD,
     MEASURED,
     PEAK,
@@ -69,7 +70,7 @@ def _not_measured(run: Run, kinds: tuple[str, ...]) -> Iterator[str]:
     for (contender, status, reason), places in reasons.items():
         where = "everywhere" if places == everything else ", ".join(_short(p) for p in places)
         label = f"**{status}**" if status == WRONG else status
-        yield f"- {contender}: {label} at {where}: {reason}."
+        yield f"- {contender}, {where}: {label}: {reason}."
 
 
 def _short(workload: str) -> str:
@@ -240,10 +241,10 @@ def markdown(run: Run, plots: str | None) -> str:
     """The report. `plots` is the file name of the figure beside it."""
     lines = [f"# Benchmarks: {run.machine['gpu' if run.device == 'cuda' else 'cpu']}", ""]
     lines += [f"{machine_line(run)}. Made by `{run.command}`.", ""]
-    if run.machine["load_before"] > 0.5:
+    if run.machine["busy_before_percent"] > BUSY:
         lines += [
-            f"**Other processes were running** (load average {run.machine['load_before']} at the "
-            "start): absolute times are too long, ratios noisy.",
+            f"**Other processes were running** ({run.machine['busy_before_percent']} % of all "
+            "cores at the start): absolute times are too long, ratios noisy.",
             "",
         ]
     took = sum(about["took_seconds"] for about in run.workloads.values())

@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import statistics
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ import torch
 import univa_kernels
 
 SCHEMA = 1
+BUSY = 10  # percent of all cores; when others use more, reports say so
 FOLDER = Path(__file__).parent / "results"
 BOTH, FORWARD, STEP, PEAK = "forward + backward", "forward", "step", "peak memory"
 MEASURED, WRONG, NOT_RUN = "measured", "wrong", "not run"
@@ -186,7 +188,7 @@ def machine(device: str) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 1),
+        "busy_before_percent": _busy_percent(),
     }
     if device == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
@@ -200,6 +202,23 @@ def machine(device: str) -> dict[str, Any]:
     facts["univa_kernels"] = info["univa_kernels"]
     facts["compiler"] = info.get("extension_compiler", "no extension")
     return facts
+
+
+def _busy_percent(seconds: float = 1.0) -> int:
+    """How much of all cores other processes use, while this one sleeps; 0 where that is unknown."""
+
+    def spent() -> tuple[int, int]:
+        fields = [int(f) for f in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # all; idle and waiting for a disk
+
+    try:
+        before = spent()
+        time.sleep(seconds)
+        after = spent()
+    except OSError:
+        return 0
+    total = max(1, after[0] - before[0])
+    return round(100 * (1 - (after[1] - before[1]) / total))
 
 
 def _cpu_name() -> str:

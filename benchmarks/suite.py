@@ -16,31 +16,31 @@ def cpu() -> list[Workload]:
     """Smaller sizes first: they tell what larger ones will take. Budgets in seconds."""
     loss, peak = contrastive.workload, memory.workload
     return [
-        contrastive.speed_of_light("cpu", budget=4),
+        contrastive.speed_of_light("cpu", budget=3),
         # torch.compile's imports and first compilation come with the first of them.
         *(
-            objective.workload(batch, "cpu", budget=24 if batch == BATCHES[0] else 12)
+            objective.workload(batch, "cpu", budget=20 if batch == BATCHES[0] else 9)
             for batch in BATCHES
         ),
+        training.step_workload("cpu", budget=36),
         loss(256, 128, "cpu", budget=50, cap=10, rounds=20),  # KeOps compiles here, once
         loss(1024, 128, "cpu", budget=12),
-        loss(4096, 128, "cpu", budget=22, cap=6),
-        loss(16384, 128, "cpu", budget=40, cap=9),
-        loss(65536, 128, "cpu", budget=45, cap=18, rounds=3),
-        loss(4096, 256, "cpu", budget=15),
-        loss(16384, 256, "cpu", budget=30),
-        loss(256, 768, "cpu", budget=12),
-        loss(2048, 768, "cpu", budget=20, tiles=True),
-        loss(8192, 768, "cpu", budget=60, tiles=True),
-        loss(16384, 768, "cpu", budget=35, cap=8),
-        memory_bank.workload(32, 65536, 768, "cpu", budget=14),
-        two_processes.workload(2048, 768, budget=25),
-        training.step_workload("cpu", budget=40),
-        training.epoch_workload("cpu", budget=30),
-        peak(1024, 128, "cpu", budget=35),
-        peak(4096, 128, "cpu", budget=35),
-        peak(16384, 128, "cpu", budget=35, cap=10),
-        peak(65536, 128, "cpu", budget=18, cap=18),
+        loss(4096, 128, "cpu", budget=20, cap=6),
+        loss(16384, 128, "cpu", budget=30, cap=8),
+        loss(65536, 128, "cpu", budget=40, cap=16, rounds=3),
+        loss(4096, 256, "cpu", budget=12),
+        loss(16384, 256, "cpu", budget=22),
+        loss(256, 768, "cpu", budget=10),
+        loss(2048, 768, "cpu", budget=18, tiles=True),
+        loss(8192, 768, "cpu", budget=55, tiles=True),
+        loss(16384, 768, "cpu", budget=28, cap=8),
+        peak(1024, 128, "cpu", budget=28),
+        peak(4096, 128, "cpu", budget=30),
+        peak(16384, 128, "cpu", budget=45, cap=10),
+        peak(65536, 128, "cpu", budget=16, cap=16),
+        memory_bank.workload(32, 65536, 768, "cpu", budget=12),
+        two_processes.workload(2048, 768, budget=20),
+        training.epoch_workload("cpu", budget=24),
     ]
 
 

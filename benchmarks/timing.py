@@ -53,7 +53,8 @@ class Workload:
         facts: sizes and the like.
         names: of the entries, in the order of the first round.
         entries: made when it runs.
-        budget: seconds for all of it: checks, warm-up and rounds.
+        budget: seconds for all of it: checks, warm-up and rounds. It may be exceeded by one call of
+            each contender that was ready in time.
         cap: seconds; a call that is predicted to take longer is not made.
         rounds: at most.
         close: called at the end.
@@ -142,8 +143,6 @@ def _run(workload: Workload, begun: float, now: Callable[[], float]) -> list[Res
                 active.append(_State(entry))
     _rounds(workload, active, begun, now)
     for state in active:
-        if not state.figures:
-            without(state.entry, NOT_RUN, f"the workload's {workload.budget:g} s were over")
         for figure, values in state.figures.items():
             results.append(
                 Result(
@@ -180,9 +179,8 @@ def _rounds(
             first = number % len(turns) if turns else 0
             for state in turns[first:] + turns[:first]:
                 start = now()
-                if start - begun + state.last > workload.budget and state.numbers:
-                    continue
-                if start - begun > workload.budget:
+                # One round is everyone's, whatever the preparations of others took.
+                if state.numbers and start - begun + state.last > workload.budget:
                     continue
                 for figure, value in state.entry.measure(number).items():
                     state.figures.setdefault(figure, []).append(value)

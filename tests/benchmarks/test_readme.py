@@ -38,4 +38,4 @@ def test_no_block_is_refused():
 def test_machine_has_no_names_or_paths():
     facts = machine("cpu")
     assert not any("/" in str(value) for value in facts.values())
-    assert {"cpu", "threads", "torch", "python", "pykeops", "load_before"} <= set(facts)
+    assert {"cpu", "threads", "torch", "python", "pykeops", "busy_before_percent"} <= set(facts)
