@@ -25,8 +25,9 @@ def block(name: str) -> str:
     note = f" Other processes used {busy} % of the cores meanwhile." if busy > BUSY else ""
     lines = [
         f"<!-- benchmarks: {name} -->",
-        f"{machine_line(run)}; medians.{note} Made by `{run.command}`, inserted by",
-        "`python -m benchmarks readme`; all figures, peers and plots are in the",
+        f"{machine_line(run)}; medians.{note}",
+        f"Made by `{run.command}`,",
+        "inserted by `python -m benchmarks readme`; all figures, peers and plots are in the",
         f"[report](benchmarks/results/{Path(name).stem}.md).",
         "",
         "| figure | univa | beside |",

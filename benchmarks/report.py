@@ -192,11 +192,16 @@ def _throughput(run: Run) -> Iterator[str]:
     yield ""
     yield (
         "A step of the whole model on random data of CMU-MOSEI's shape (benchmarks/train_step.py "
-        "says what both contenders do), and the steps of an epoch of 16 326 such utterances "
-        "through `univa train`'s own data path. Where fewer steps than the epoch has are listed, "
-        "only these ran, and the time of the whole epoch was not measured. Lengths of sequences "
-        "are drawn from log-normal distributions, an assumption: they are not CMU-MOSEI's own."
+        "says what both contenders do). Lengths of sequences are drawn from log-normal "
+        "distributions, an assumption: they are not CMU-MOSEI's own."
     )
+    for workload in run.names("epoch"):
+        facts = run.workloads[workload]["facts"]
+        yield (
+            f"The epoch has {facts['utterances']} such utterances, through `univa train`'s own "
+            "data path. Where fewer steps than it has are listed, only these ran, and the time of "
+            "the whole epoch was not measured."
+        )
     yield ""
     yield from _table(["workload", "contender", "step", "utterances/s", "steps"], rows)
     missing = list(_not_measured(run, ("training", "epoch")))

@@ -40,7 +40,12 @@ def test_every_contender_is_measured_or_says_why_not(smoke):
     for result in run.results:
         assert result.status != WRONG, (result.key, result.reason)
         if result.status == NOT_RUN:
-            known = ("torch sees no CUDA", "has no UniVA objective", "has no memory")
+            known = (
+                "torch sees no CUDA",
+                "does not serve cpu",
+                "has no UniVA objective",
+                "has no memory",
+            )
             assert result.reason.startswith(known), (result.key, result.reason)
         else:
             assert len(result.values) == len(result.rounds) > 0
@@ -143,7 +148,7 @@ def test_too_large_contenders_are_left_out():
 def test_memory_is_linear():
     """Doubling N at most doubles the extra memory; with an N x N matrix it grows fourfold."""
     own = [peak_memory("univa_kernels (cpu)", size, 256) for size in (4096, 8192)]
-    assert own[1] <= 2.1 * own[0], own
+    assert own[1] <= 2 * own[0], own
     assert own[1] < 8192 * 8192 * 4 / 2**20 / 4  # a quarter of one matrix of logits
     plain = [peak_memory(peers.PLAIN, size, 16) for size in (1024, 2048)]
     assert plain[1] > 3 * plain[0], plain  # what the test is to catch
