@@ -303,7 +303,10 @@ def markdown(run: Run, plots: str | None) -> str:
     copy = run.measured("copy bandwidth", COPY)
     if copy is not None:
         rate = run.workloads["copy bandwidth"]["facts"]["bytes_moved"] / copy.median / 1e9
-        lines += [f"Copy bandwidth of the same run: {rate:.1f} GB/s, read and written.", ""]
+        lines += [
+            f"Copy bandwidth of the same run ({COPY}): {rate:.1f} GB/s, read and written.",
+            "",
+        ]
     versions = ("python", "torch", "triton", "pytorch-metric-learning", "pykeops", "compiler")
     lines += ["Versions: " + ", ".join(f"{k} {run.machine.get(k, '-')}" for k in versions) + "."]
     return "\n".join(lines) + "\n"
