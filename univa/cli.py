@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from univa import __version__
@@ -39,7 +40,7 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
 
     from univa.authors import as_authors
     from univa.config import TrainConfig
-    from univa.presets import PRESETS
+    from univa.presets import PRESETS, own
     from univa.unread import refuse_unread
 
     args = [_expand(arg) for arg in args]
@@ -47,7 +48,9 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
     if args and not args[0].startswith("-") and args[0] not in PRESETS:
         raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
     if args and args[0] in PRESETS:
-        prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
+        store = _value_after("--data", args) or _value_after("--data.folder", args)
+        make = partial(own, store) if args[0] == "own" else PRESETS[args[0]]
+        prog, default, args = f"univa train {args[0]}", make(), args[1:]
         if "--authors" in args:  # what it sets is the default, and refused where given otherwise
             default = as_authors(default)
     elif run is not None:
@@ -102,7 +105,10 @@ def _train(args: Sequence[str]) -> int:
 
 
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
-    """A command that is a dataclass: its fields are the options, `run` does the work."""
+    """A command that is a dataclass: its fields are the options, `run` does the work.
+
+    An integer that `run` returns is the exit status.
+    """
 
     def run(args: Sequence[str]) -> int:
         import importlib
@@ -110,8 +116,8 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
         import tyro
 
         kind = getattr(importlib.import_module(module), name)
-        tyro.cli(kind, args=args, prog=f"univa {command}").run()
-        return 0
+        status = tyro.cli(kind, args=args, prog=f"univa {command}").run()
+        return status if isinstance(status, int) else 0
 
     return run
 
@@ -137,6 +143,22 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
         _dataclass("univa.data.convert", "Convert", "data convert"),
         "turn the authors' feature files into a store",
     ),
+    ("data", "import-table"): (
+        _dataclass("univa.data.import_table", "ImportTable", "data import-table"),
+        "turn a table of your own and features into a store",
+    ),
+    ("data", "import-csd"): (
+        _dataclass("univa.data.import_csd", "ImportCsd", "data import-csd"),
+        "turn computational sequences (MOSEI) into a store",
+    ),
+    ("data", "import-m3ed"): (
+        _dataclass("univa.data.import_m3ed", "ImportM3ed", "data import-m3ed"),
+        "turn M3ED's annotation and features into a store",
+    ),
+    ("data", "check"): (
+        _dataclass("univa.data.check", "Check", "data check"),
+        "count what is in a store, find what is wrong",
+    ),
     ("data", "verify"): (
         _dataclass("univa.data.convert", "Verify", "data verify"),
         "compare a store with its checksums",
@@ -145,16 +167,36 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
         _dataclass("univa.va.cli", "FitText", "va fit-text"),
         "fit a text valence-arousal scorer",
     ),
+    ("va", "fit-audio"): (
+        _dataclass("univa.va.cli", "FitAudio", "va fit-audio"),
+        "fit one of speech",
+    ),
+    ("va", "fit-vision"): (
+        _dataclass("univa.va.cli", "FitVision", "va fit-vision"),
+        "fit one of pictures and videos",
+    ),
+    ("va", "score"): (
+        _dataclass("univa.va.cli_score", "Score", "va score"),
+        "score a manifest: text, audio or vision",
+    ),
     ("va", "score-text"): (
-        _dataclass("univa.va.cli", "ScoreText", "va score-text"),
-        "score the utterances of a data folder with it",
+        _dataclass("univa.va.cli_score", "ScoreText", "va score-text"),
+        "score the utterances of a data folder with a text scorer",
+    ),
+    ("data", "extract-audio"): (
+        _dataclass("univa.data.extract", "ExtractAudio", "data extract-audio"),
+        "features of audio files from a pre-trained encoder",
+    ),
+    ("data", "extract-vision"): (
+        _dataclass("univa.data.extract", "ExtractVision", "data extract-vision"),
+        "features of images or videos from a pre-trained encoder",
     ),
 }
 _GROUPS = {name[0] for name in _COMMANDS if len(name) > 1}
 
 
 def _usage() -> str:
-    lines = [f"  {' '.join(name):<20}{text}" for name, (_, text) in _COMMANDS.items()]
+    lines = [f"  {' '.join(name):<22}{text}" for name, (_, text) in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: univa COMMAND [options]",
@@ -163,8 +205,8 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "  -h, --help          show this, or the options of a command after it",
-            "  --version           show the version",
+            "  -h, --help            show this, or the options of a command after it",
+            "  --version             show the version",
         ]
     )
 
