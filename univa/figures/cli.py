@@ -19,7 +19,7 @@ from univa.figures import curves, maps, matrices
 from univa.figures.extra import require_figures
 from univa.figures.quality import MapQuality, measure
 from univa.figures.sample import Sample, load_corpora, sample_training
-from univa.figures.style import THEMES, Theme, themed
+from univa.figures.style import THEMES, Theme, shorten, themed
 from univa.files import atomic_folder, atomic_write_json
 from univa.finished import FinishedRun, check_comparable, names_of, read_run
 from univa.processes import choose_device, cpu_threads
@@ -202,7 +202,7 @@ def run_figures(
     yield "thresholds", curves.draw_thresholds(runs, names, theme)
     together = {"true": matrices.co_occurrence(runs[0].labels)}
     for run, name in zip(runs, names, strict=True):
-        title = "predicted" if len(runs) == 1 else f"predicted by {name}"
+        title = "predicted" if len(runs) == 1 else f"predicted by {shorten(name)}"
         together[title] = matrices.co_occurrence(run.predictions)
     yield "co-occurrence", matrices.draw_co_occurrence(together, labels, theme)
 

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from univa.batch import Modality
 from univa.errors import UserError
 from univa.figures.quality import MapQuality
-from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, va_colors
+from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, shorten, va_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,25 +100,28 @@ def draw_map(
     several = len(maps) > 1
     rows, columns = (len(modalities), len(maps)) if several else (1, len(modalities))
     side = min(COLUMN_WIDTH / columns, 1.6)
-    legend = 0.42 if coordinates is None else 0.78
-    height = rows * (side + 0.28) + legend + (0.2 if several else 0)
-    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.02)  # type: ignore[union-attr]
-    body, foot = figure.subfigures(2, 1, height_ratios=[height - legend, legend])
-    grid = body.subplots(rows, columns, squeeze=False)
+    legend = 0.36 if coordinates is None else 0.95
+    heights = [side + 0.3] * rows + [legend]
+    figure = Figure(figsize=(COLUMN_WIDTH, sum(heights) + 0.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05, hspace=0.0, wspace=0.0)  # type: ignore[union-attr]
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=heights)
     for place, modality in enumerate(modalities):
         for run, name in enumerate(run_names):
-            axes: Axes = grid[place, run] if several else grid[0, place]
-            title = (name + "\n" if several and place == 0 else "") + modality
+            axes = figure.add_subplot(grid[place, run] if several else grid[0, place])
+            if several:
+                axes.set_ylabel(modality if run == 0 else "", fontsize=8, fontweight="bold")
+                axes.set_title(shorten(name) if place == 0 else "")
+            else:
+                axes.set_title(modality)
             _draw_one(
                 axes,
                 maps[run].get(modality),
-                title,
                 quality[run].get(modality),
                 theme,
                 labels=labels,
                 colors=None if coordinates is None else coordinates[modality],
             )
+    foot = figure.add_subplot(grid[rows, :])
     if coordinates is None:
         _emotion_legend(foot, label_names, theme)
     else:
@@ -129,14 +132,12 @@ def draw_map(
 def _draw_one(
     axes: Axes,
     places: NDArray[np.float64] | None,
-    title: str,
     quality: MapQuality | None,
     theme: Theme,
     *,
     labels: Tensor,
     colors: Tensor | None,
 ) -> None:
-    axes.set_title(title, pad=2)
     axes.set(xticks=[], yticks=[], xlim=(-1.06, 1.06), ylim=(-1.06, 1.06), aspect="equal")
     axes.spines[:].set(visible=True, color=theme.faint)
     if places is None:
@@ -160,26 +161,32 @@ def _draw_one(
         axes.set_xlabel(said, labelpad=2, linespacing=1.15)
 
 
-def _emotion_legend(figure: object, names: Sequence[str], theme: Theme) -> None:
+def _emotion_legend(axes: Axes, names: Sequence[str], theme: Theme) -> None:
     from matplotlib.lines import Line2D
 
+    axes.axis("off")
     handles = [
         Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], ms=4, mew=0, color=theme.color(i))
         for i in range(len(names))
     ]
     handles.append(Line2D([], [], ls="", marker="o", ms=4, mew=0, color=theme.faint))
-    figure.legend(  # type: ignore[attr-defined]
-        handles, [*names, "none"], loc="center", ncols=4, handletextpad=0.1, columnspacing=1.0
+    axes.legend(
+        handles,
+        [*names, "none"],
+        loc="center",
+        ncols=4,
+        handletextpad=0.1,
+        columnspacing=1.0,
+        borderpad=0,
     )
 
 
-def _va_legend(figure: object, theme: Theme) -> None:
+def _va_legend(axes: Axes, theme: Theme) -> None:
     """The plane itself, in its colours."""
-    axes = figure.subplots()  # type: ignore[attr-defined]
     steps = np.linspace(-2, 2, 64)
     plane = np.stack(np.meshgrid(steps, steps), axis=-1)
     axes.imshow(va_colors(plane, theme), origin="lower", extent=(-2, 2, -2, 2), aspect="equal")
     axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
-    axes.set_xlabel("valence", labelpad=1)
+    axes.set_xlabel("valence (standard deviations)", labelpad=1)
     axes.set_ylabel("arousal", labelpad=1)
     axes.spines[:].set_visible(False)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from univa.figures.style import COLUMN_WIDTH, Theme, diverging, sequential
+from univa.figures.style import COLUMN_WIDTH, Theme, diverging, sequential, shorten
 from univa.finished import FinishedRun
 from univa.va.lexicon import similarity_matrix
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["co_occurrence", "correlations", "draw_co_occurrence", "draw_correlations"]
 
-_ROOM = 0.62  # inches for names on the left and at the top
+_ROOM = 0.66  # inches for names on the left and at the top
 
 
 def correlations(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, NDArray]:
@@ -39,7 +39,7 @@ def correlations(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str,
     found = {"before training": similarity_matrix(runs[0].label_names).numpy()}
     for run, name in with_prior:
         assert run.similarity is not None
-        after = "after training" if len(runs) == 1 else f"after {name}"
+        after = "after training" if len(runs) == 1 else f"after {shorten(name, 30)}"
         found[after] = run.similarity.double().numpy()
     return found
 
@@ -102,7 +102,7 @@ def _draw(
 
     count = len(label_names)
     # As large as the column allows, but cells no larger than needed.
-    side = min(COLUMN_WIDTH - _ROOM - 0.1, 0.34 * count)
+    side = min(COLUMN_WIDTH - _ROOM - 0.1, 0.4 * count)
     height = len(matrices) * (side + 0.72)
     figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
     grid = figure.subplots(len(matrices), 1, squeeze=False)[:, 0]

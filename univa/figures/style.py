@@ -26,6 +26,7 @@ __all__ = [
     "Theme",
     "diverging",
     "sequential",
+    "shorten",
     "themed",
     "va_colors",
 ]
@@ -105,8 +106,10 @@ def themed(theme: Theme) -> Iterator[None]:
         "axes.prop_cycle": mpl.cycler(color=theme.series),
         "axes.spines.right": False,
         "axes.spines.top": False,
+        "axes.titlepad": 4,
         "axes.titlesize": 8,
         "axes.titleweight": "bold",
+        "figure.constrained_layout.h_pad": 0.06,
         "figure.facecolor": theme.paper,
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
         "font.size": 7,
@@ -119,6 +122,7 @@ def themed(theme: Theme) -> Iterator[None]:
         "savefig.facecolor": theme.paper,
         "svg.fonttype": "none",  # letters that can be searched and read aloud
         "svg.hashsalt": f"univa-{theme.name}",  # the same file for the same numbers
+        "text.parse_math": False,  # a run or a label may be named with dollar signs
         "xtick.labelsize": 7,
         "ytick.labelsize": 7,
         "xtick.major.width": 0.6,
@@ -128,6 +132,11 @@ def themed(theme: Theme) -> Iterator[None]:
     }
     with mpl.rc_context(colors | settings):
         yield
+
+
+def shorten(name: str, most: int = 24) -> str:
+    """The end of a name that is too long for a heading."""
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def _oklab(lab: NDArray[np.float64]) -> NDArray[np.float64]:
