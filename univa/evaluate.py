@@ -77,9 +77,7 @@ def run_batches(
     Yields:
         The utterances of a batch, and the model's output for them on `device`.
     """
-    loader = load_batches(
-        collator, batches, workers=config.data.workers, pin=device.type == "cuda"
-    )
+    loader = load_batches(collator, batches, workers=config.data.workers, pin=device.type == "cuda")
     for indices, loaded in zip(batches, loader, strict=True):
         batch = loaded.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):

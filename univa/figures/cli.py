@@ -1,7 +1,7 @@
 """`univa figures RUN [RUN2]`: draw what a run learned, or two runs side by side.
 
-    univa figures runs/demo
-    univa figures runs/demo-without-va-cl runs/demo     # the slides' Figure 4
+univa figures runs/demo
+univa figures runs/demo-without-va-cl runs/demo     # the slides' Figure 4
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Figures:
     neighbors: int = 10
     """k of the neighbourhood purity."""
     radius: float | None = None
-    """Radius of the neighbourhood purity; that of the (first) run's contrastive loss if left out."""
+    """Radius of the neighbourhood purity; that of the first run's contrastive loss if left out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
 
@@ -133,9 +133,7 @@ def measure_sample(
     """The numbers of each run's modalities that have valence-arousal scores."""
     return [
         {
-            name: measure(
-                values, sample.coordinates[name], neighbors=neighbors, radius=radius
-            )
+            name: measure(values, sample.coordinates[name], neighbors=neighbors, radius=radius)
             for name, values in one.items()
             if name in sample.coordinates
         }
@@ -153,9 +151,7 @@ def lay_out_sample(sample: Sample, points: int) -> tuple[maps.Maps, Any]:
     return places, shown
 
 
-def quality_table(
-    names: Sequence[str], quality: Sequence[dict[Modality, MapQuality]]
-) -> str:
+def quality_table(names: Sequence[str], quality: Sequence[dict[Modality, MapQuality]]) -> str:
     """Lay out the numbers, a line for each run and modality."""
     rows = [["run", "modality", "purity", "chance", "rank correlation"]]
     for name, found in zip(names, quality, strict=True):

@@ -37,7 +37,9 @@ def draw_training(runs: Sequence[FinishedRun], names: Sequence[str], theme: Them
 
     terms = [key for key in runs[0].steps[0] if key == "prior" or key.startswith("contrastive_")]
     for run in runs[1:]:
-        terms += [key for key in run.steps[0] if key.startswith("contrastive_") and key not in terms]
+        terms += [
+            key for key in run.steps[0] if key.startswith("contrastive_") and key not in terms
+        ]
     figure = Figure(figsize=(COLUMN_WIDTH, 4.6), layout="constrained")
     loss, parts, metrics = figure.subplots(3, 1)
     for run, dash in zip(runs, _DASHES, strict=False):
@@ -147,4 +149,6 @@ def _name_runs(figure: Figure, names: Sequence[str], theme: Theme) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=theme.ink, ls=dash) for dash in _DASHES]
-    figure.legend(handles, [shorten(n, 40) for n in names], loc="outside lower center", handlelength=2.4)
+    figure.legend(
+        handles, [shorten(n, 40) for n in names], loc="outside lower center", handlelength=2.4
+    )

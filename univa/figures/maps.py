@@ -157,7 +157,7 @@ def _draw_one(
     if quality is not None:
         said = f"purity {100 * quality.purity:.0f} % ({100 * quality.chance:.0f} %)"
         if quality.rank_correlation is not None:
-            said += f"\nρ {quality.rank_correlation:.2f}"
+            said += f"\n\N{GREEK SMALL LETTER RHO} {quality.rank_correlation:.2f}"
         axes.set_xlabel(said, labelpad=2, linespacing=1.15)
 
 

@@ -33,7 +33,9 @@ def correlations(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str,
     Returns:
         title -> [L, L]; empty where no run has a prior.
     """
-    with_prior = [(run, name) for run, name in zip(runs, names, strict=True) if run.similarity is not None]
+    with_prior = [
+        (run, name) for run, name in zip(runs, names, strict=True) if run.similarity is not None
+    ]
     if not with_prior:
         return {}
     found = {"before training": similarity_matrix(runs[0].label_names).numpy()}
@@ -108,8 +110,12 @@ def _draw(
     grid = figure.subplots(len(matrices), 1, squeeze=False)[:, 0]
     for axes, (title, matrix) in zip(grid, matrices.items(), strict=True):
         axes.pcolormesh(
-            np.ma.masked_invalid(matrix), cmap=colors, vmin=low, vmax=high,
-            edgecolors=theme.paper, linewidth=0.8,
+            np.ma.masked_invalid(matrix),
+            cmap=colors,
+            vmin=low,
+            vmax=high,
+            edgecolors=theme.paper,
+            linewidth=0.8,
         )
         axes.set_title(title, pad=4)
         axes.set(aspect="equal", ylim=(count, 0))
@@ -121,7 +127,7 @@ def _draw(
         for row in range(count):
             for column in range(count):
                 value = matrix[row, column]
-                said = "–" if np.isnan(value) else _cell(value, factor)
+                said = "\N{EN DASH}" if np.isnan(value) else _cell(value, factor)
                 paper = theme.paper if _strong(value, low, high) else theme.ink
                 axes.text(column + 0.5, row + 0.53, said, ha="center", va="center", color=paper)
     return figure
@@ -130,7 +136,8 @@ def _draw(
 def _cell(value: float, factor: int) -> str:
     if factor == 100:
         return f"{100 * value:.0f}"
-    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+    said = f"{value:.2f}"
+    return "0.00" if said == "-0.00" else said.replace("-", "\N{MINUS SIGN}")
 
 
 def _strong(value: float, low: float, high: float) -> bool:

@@ -87,9 +87,8 @@ def themed(theme: Theme) -> Iterator[None]:
     """Draw in a theme while the block lasts; every letter is at least 7 pt high."""
     import matplotlib as mpl
 
-    colors = {
-        key: theme.ink
-        for key in (
+    colors = dict.fromkeys(
+        (
             "axes.edgecolor",
             "axes.labelcolor",
             "axes.titlecolor",
@@ -97,8 +96,9 @@ def themed(theme: Theme) -> Iterator[None]:
             "text.color",
             "xtick.color",
             "ytick.color",
-        )
-    }
+        ),
+        theme.ink,
+    )
     settings: dict[str, Any] = {
         "axes.axisbelow": True,
         "axes.facecolor": theme.paper,
@@ -168,7 +168,7 @@ def va_colors(points: NDArray[np.float64], theme: Theme) -> NDArray[np.float64]:
     The report's style sheet has the same formula (`--va` in `report.css`).
 
     Args:
-        points: [..., 2] normalised (valence, arousal); beyond 2 standard deviations nothing changes.
+        points: [..., 2] normalised (valence, arousal); 2 standard deviations are the end.
         theme: the paper.
 
     Returns:
@@ -178,9 +178,7 @@ def va_colors(points: NDArray[np.float64], theme: Theme) -> NDArray[np.float64]:
     valence, arousal = scaled[..., 0], scaled[..., 1]
     low, high = theme.va_lightness
     lightness = low + (high - low) * (arousal + 1) / 2
-    return _oklab(
-        np.stack([lightness, 0.015 + 0.055 * valence, -0.005 + 0.125 * valence], axis=-1)
-    )
+    return _oklab(np.stack([lightness, 0.015 + 0.055 * valence, -0.005 + 0.125 * valence], axis=-1))
 
 
 def diverging(theme: Theme) -> Colormap:
