@@ -87,18 +87,8 @@ def themed(theme: Theme) -> Iterator[None]:
     """Draw in a theme while the block lasts; every letter is at least 7 pt high."""
     import matplotlib as mpl
 
-    colors = dict.fromkeys(
-        (
-            "axes.edgecolor",
-            "axes.labelcolor",
-            "axes.titlecolor",
-            "legend.labelcolor",
-            "text.color",
-            "xtick.color",
-            "ytick.color",
-        ),
-        theme.ink,
-    )
+    inked = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor")
+    colors = dict.fromkeys((*inked, "text.color", "xtick.color", "ytick.color"), theme.ink)
     settings: dict[str, Any] = {
         "axes.axisbelow": True,
         "axes.facecolor": theme.paper,

@@ -53,7 +53,7 @@ class Report:
     """k of the neighbourhood purity."""
     radius: float | None = None
     """Radius of the neighbourhood purity; that of the first run's contrastive loss if left out."""
-    cases: int = 40
+    cases: int = 30
     """Test utterances of the case study."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
@@ -113,6 +113,7 @@ class Report:
             "ablations": ablations,
             "label_rows": label_table(runs, names),
             "maps": maps["maps"],
+            "columns": maps["columns"],
             "scored": bool(sample.coordinates),
             "neighbors": self.neighbors,
             "radius": radius,

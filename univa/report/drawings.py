@@ -108,17 +108,17 @@ def describe_maps(
     """The maps' points for the template, and what its script tells about them.
 
     Returns:
-        "maps": for each modality and run its points and numbers; "utterances": text, emotions and
-        scores of each point, which all maps have in common.
+        "maps": for each run and modality its points and numbers; "utterances": text, emotions and
+        scores of each point, which all maps have in common; "columns" of the page's grid.
     """
     labels = sample.labels[shown]
     emotions = show_emotion(labels).tolist()
     maps = []
-    for modality in sample.modalities:
-        scored = sample.coordinates.get(modality)
-        # As `va_colors`: two standard deviations are the end of the scale.
-        tint = None if scored is None else (scored[shown] / 2).clamp(-1, 1).tolist()
-        for run, name in enumerate(names):
+    for run, name in enumerate(names):
+        for modality in sample.modalities:
+            scored = sample.coordinates.get(modality)
+            # As `va_colors`: two standard deviations are the end of the scale.
+            tint = None if scored is None else (scored[shown] / 2).clamp(-1, 1).tolist()
             points = places[run].get(modality)
             if points is None:
                 continue
@@ -129,8 +129,8 @@ def describe_maps(
                     "quality": quality[run].get(modality),
                     "points": [
                         {
-                            "x": round(150 + 142 * x, 1),
-                            "y": round(150 - 142 * y, 1),
+                            "x": round(200 + 191 * x, 1),
+                            "y": round(200 - 191 * y, 1),
                             "emotion": emotions[i],
                             "va": None if tint is None else [round(value, 2) for value in tint[i]],
                         }
@@ -152,4 +152,5 @@ def describe_maps(
                 },
             }
         )
-    return {"maps": maps, "utterances": utterances}
+    columns = len(sample.modalities) if len(sample.modalities) > 1 else max(2, len(names))
+    return {"maps": maps, "utterances": utterances, "columns": columns}

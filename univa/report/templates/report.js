@@ -81,11 +81,12 @@
       map.ring.setAttribute("cx", -20);
     }
   };
-  const nearest = (map, x, y, allowed) => {
+  // The point for which `cost` is least; -1 where it is infinite for all.
+  const nearest = (map, x, y, cost) => {
     let best = -1;
     let least = Infinity;
     map.points.forEach((point, index) => {
-      const distance = allowed(point, index, point.x - x, point.y - y);
+      const distance = cost(index, point.x - x, point.y - y);
       if (distance < least) [best, least] = [index, distance];
     });
     return best;
@@ -94,11 +95,13 @@
   for (const map of maps) {
     const point = (event) => {
       const box = map.svg.getBoundingClientRect();
-      const scale = Math.max(300 / box.width, 300 / box.height); // the picture is centred in its box
-      const x = 150 + (event.clientX - box.left - box.width / 2) * scale;
-      const y = 150 + (event.clientY - box.top - box.height / 2) * scale;
-      const index = nearest(map, x, y, (_, __, dx, dy) => (dx * dx + dy * dy < 400 ? dx * dx + dy * dy : Infinity));
-      if (index >= 0) show(map, index);
+      const scale = 400 / Math.min(box.width, box.height); // the picture is centred in its box
+      const x = 200 + (event.clientX - box.left - box.width / 2) * scale;
+      const y = 200 + (event.clientY - box.top - box.height / 2) * scale;
+      const index = nearest(map, x, y, (other, dx, dy) => dx * dx + dy * dy);
+      if (index >= 0 && Math.hypot(map.points[index].x - x, map.points[index].y - y) < 20) {
+        show(map, index);
+      }
     };
     map.plane.addEventListener("pointermove", point);
     map.plane.addEventListener("pointerdown", point);
@@ -111,7 +114,7 @@
       let next = -1;
       if (event.key in directions) {
         const [right, down] = directions[event.key];
-        next = nearest(map, here.x, here.y, (_, index, dx, dy) => {
+        next = nearest(map, here.x, here.y, (index, dx, dy) => {
           const along = dx * right + dy * down;
           const aside = Math.abs(dx * down) + Math.abs(dy * right);
           return index !== current && along > 0 && along >= aside / 2 ? along + 2 * aside : Infinity;
