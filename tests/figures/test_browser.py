@@ -19,6 +19,7 @@ def tab(browser, page: Path) -> Iterator[object]:
 
 
 def _open(browser, page: Path, *, width: int, **options: object) -> Iterator[object]:
+    options = {"reduced_motion": "reduce"} | options  # places do not move while they are read
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     tab = context.new_page()
     tab.set_default_timeout(10_000)
@@ -86,8 +87,11 @@ def test_a_point_shows_its_utterance_on_hover(tab):
     data = json.loads(tab.locator("#data").text_content())
     second = tab.locator(".map").nth(1)
     second.scroll_into_view_if_needed()
-    point = second.locator(".plane use").nth(4).bounding_box()
-    tab.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    box = second.locator(".plane svg").bounding_box()
+    point = second.locator(".plane use").nth(4)
+    x, y = (float(point.get_attribute(axis)) for axis in "xy")
+    scale = box["width"] / 400
+    tab.mouse.move(box["x"] + scale * x, box["y"] + scale * y)
     readout = second.locator(".readout")
     assert readout.locator("b").inner_text() == data["utterances"][4]["text"]
     assert "audio valence" in readout.inner_text()

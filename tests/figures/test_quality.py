@@ -64,7 +64,7 @@ def test_extremes():
     # Neighbours on the circle are neighbours on the line; lengths of embeddings do not matter.
     found = measure(circle * torch.rand(40, 1).add(0.5), line, neighbors=2, radius=0.3)
     assert found.purity == 1
-    assert found.rank_correlation == pytest.approx(1, abs=1e-6)
+    assert found.rank_correlation == pytest.approx(1, abs=1e-5)  # float32 cosines of near points
     same = measure(circle, torch.zeros(40, 2), radius=0.1)
     assert (same.purity, same.chance, same.rank_correlation) == (1, 1, None)
 

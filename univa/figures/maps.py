@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, shorten, va_colors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 __all__ = ["Maps", "draw_map", "lay_out", "show_emotion"]
 
@@ -103,7 +104,9 @@ def draw_map(
     legend = 0.36 if coordinates is None else 0.95
     heights = [side + 0.3] * rows + [legend]
     figure = Figure(figsize=(COLUMN_WIDTH, sum(heights) + 0.3), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05, hspace=0.0, wspace=0.0)  # type: ignore[union-attr]
+    cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(
+        w_pad=0.03, h_pad=0.05, hspace=0.0, wspace=0.0
+    )
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=heights)
     for place, modality in enumerate(modalities):
         for run, name in enumerate(run_names):
@@ -145,15 +148,23 @@ def _draw_one(
         return
     size = float(np.clip(2500 / len(places), 1.5, 10))
     if colors is not None:
-        axes.scatter(*places.T, s=size, c=va_colors(colors.double().numpy(), theme), linewidths=0)
+        axes.scatter(
+            places[:, 0],
+            places[:, 1],
+            s=size,
+            c=va_colors(colors.double().numpy(), theme),
+            linewidths=0,
+        )
     else:
         shown = show_emotion(labels).numpy()
         none = places[shown < 0]
-        axes.scatter(*none.T, s=size, c=theme.faint, linewidths=0)
+        axes.scatter(none[:, 0], none[:, 1], s=size, c=theme.faint, linewidths=0)
         for label in range(labels.shape[1]):
             one = places[shown == label]
             marker = MARKERS[label % len(MARKERS)]
-            axes.scatter(*one.T, s=size, c=theme.color(label), marker=marker, linewidths=0)
+            axes.scatter(
+                one[:, 0], one[:, 1], s=size, c=theme.color(label), marker=marker, linewidths=0
+            )
     if quality is not None:
         said = f"purity {100 * quality.purity:.0f} % ({100 * quality.chance:.0f} %)"
         if quality.rank_correlation is not None:

@@ -86,6 +86,7 @@ THEMES = (LIGHT, DARK)
 def themed(theme: Theme) -> Iterator[None]:
     """Draw in a theme while the block lasts; every letter is at least 7 pt high."""
     import matplotlib as mpl
+    from cycler import cycler
 
     inked = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor")
     colors = dict.fromkeys((*inked, "text.color", "xtick.color", "ytick.color"), theme.ink)
@@ -93,7 +94,7 @@ def themed(theme: Theme) -> Iterator[None]:
         "axes.axisbelow": True,
         "axes.facecolor": theme.paper,
         "axes.linewidth": 0.6,
-        "axes.prop_cycle": mpl.cycler(color=theme.series),
+        "axes.prop_cycle": cycler(color=theme.series),
         "axes.spines.right": False,
         "axes.spines.top": False,
         "axes.titlepad": 4,

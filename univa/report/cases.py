@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from univa.batch import MODALITIES, Modality
+from univa.batch import MODALITIES
 from univa.data import Split
 from univa.finished import FinishedRun
 
@@ -117,11 +117,11 @@ def describe_cases(
     chosen = choose_cases(runs[0].labels, [run.predictions for run in runs], spread, most=most)
     plane = Plane.around(points.reshape(-1, 2))
     labels = runs[0].label_names
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index in chosen:
         utterance = split.utterances[index]
         truth = _names(runs[0].labels[index], labels)
-        said = []
+        said: list[dict[str, Any]] = []
         for run, name in zip(runs, names, strict=True):
             predicted = _names(run.predictions[index], labels)
             said.append(
@@ -139,10 +139,11 @@ def describe_cases(
                     "right": predicted == truth,
                 }
             )
+        scores_of = utterance.coordinates
         places = [
-            {"modality": name, "score": score, "place": plane.place(score)}
+            {"modality": name, "score": scores_of[name], "place": plane.place(scores_of[name])}
             for name in MODALITIES
-            if (score := _score(utterance.coordinates, name)) is not None
+            if name in scores_of
         ]
         rows.append(
             {
@@ -159,9 +160,3 @@ def describe_cases(
 
 def _names(flags: Tensor, labels: Sequence[str]) -> list[str]:
     return [name for name, flag in zip(labels, flags.tolist(), strict=True) if flag]
-
-
-def _score(
-    coordinates: dict[Modality, tuple[float, float]], name: Modality
-) -> tuple[float, float] | None:
-    return coordinates.get(name)

@@ -51,7 +51,7 @@ def describe_figures(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[
         if len(runs) <= 2
         else [([r], [n]) for r, n in zip(runs, names, strict=True)]
     )
-    found = []
+    found: list[dict[str, Any]] = []
     for number, (some, some_names) in enumerate(groups):
         drawn: dict[str, dict[str, Any]] = {}
         for theme in THEMES:
