@@ -101,8 +101,8 @@ def test_a_point_shows_its_utterance_on_hover(tab):
         here = tab.locator(".map").nth(place)
         ring = here.locator(".ring")
         use = here.locator(".plane use").nth(4)
-        assert ring.get_attribute("cx") == use.get_attribute("x")
-        assert ring.get_attribute("cy") == use.get_attribute("y")
+        for ring_axis, point_axis in (("cx", "x"), ("cy", "y")):
+            assert float(ring.get_attribute(ring_axis)) == float(use.get_attribute(point_axis))
 
 
 def test_a_point_shows_its_utterance_on_keyboard_focus(tab):
