@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from univa import __version__
@@ -29,23 +30,29 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
         The config. With `--resume` and without a preset it starts from the run's own config.
 
     Raises:
-        UserError: there is no such preset, a value is not allowed, or the run to resume has no
-            config.
+        UserError: there is no such preset, a value is not allowed, an option would not be read, or
+            the run to resume has no config.
         SystemExit: help was asked for (0), or an option is unknown (2).
     """
     from pathlib import Path
 
     import tyro
 
+    from univa.authors import as_authors
     from univa.config import TrainConfig
-    from univa.presets import PRESETS
+    from univa.presets import PRESETS, own
+    from univa.unread import refuse_unread
 
     args = [_expand(arg) for arg in args]
     run = _value_after("--resume", args)
     if args and not args[0].startswith("-") and args[0] not in PRESETS:
         raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
     if args and args[0] in PRESETS:
-        prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
+        store = _value_after("--data", args) or _value_after("--data.folder", args)
+        make = partial(own, store) if args[0] == "own" else PRESETS[args[0]]
+        prog, default, args = f"univa train {args[0]}", make(), args[1:]
+        if "--authors" in args:  # what it sets is the default, and refused where given otherwise
+            default = as_authors(default)
     elif run is not None:
         prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
     else:  # help, or no preset: tyro lists them
@@ -57,9 +64,11 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
             description="Train a preset; any field of its config is an option. "
             "`univa train --resume RUN` goes on with a run that was stopped.",
         )
-    return tyro.cli(
+    config = tyro.cli(
         TrainConfig, args=args, default=default, prog=prog, config=(tyro.conf.AvoidSubcommands,)
     )
+    refuse_unread(config, default)
+    return config
 
 
 def _expand(arg: str) -> str:
@@ -96,7 +105,10 @@ def _train(args: Sequence[str]) -> int:
 
 
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
-    """A command that is a dataclass: its fields are the options, `run` does the work."""
+    """A command that is a dataclass: its fields are the options, `run` does the work.
+
+    An integer that `run` returns is the exit status.
+    """
 
     def run(args: Sequence[str]) -> int:
         import importlib
@@ -104,8 +116,8 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
         import tyro
 
         kind = getattr(importlib.import_module(module), name)
-        tyro.cli(kind, args=args, prog=f"univa {command}").run()
-        return 0
+        status = tyro.cli(kind, args=args, prog=f"univa {command}").run()
+        return status if isinstance(status, int) else 0
 
     return run
 
@@ -138,6 +150,22 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
     ("data", "convert"): (
         _dataclass("univa.data.convert", "Convert", "data convert"),
         "turn the authors' feature files into a store",
+    ),
+    ("data", "import-table"): (
+        _dataclass("univa.data.import_table", "ImportTable", "data import-table"),
+        "turn a table of your own and features into a store",
+    ),
+    ("data", "import-csd"): (
+        _dataclass("univa.data.import_csd", "ImportCsd", "data import-csd"),
+        "turn computational sequences (MOSEI) into a store",
+    ),
+    ("data", "import-m3ed"): (
+        _dataclass("univa.data.import_m3ed", "ImportM3ed", "data import-m3ed"),
+        "turn M3ED's annotation and features into a store",
+    ),
+    ("data", "check"): (
+        _dataclass("univa.data.check", "Check", "data check"),
+        "count what is in a store, find what is wrong",
     ),
     ("data", "verify"): (
         _dataclass("univa.data.convert", "Verify", "data verify"),

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py  # noqa: F401
 import numpy as np
 import pytest
 
-import univa.data.convert  # noqa: F401  (what the server imports)
+import univa.data.convert
+import univa.data.import_csd
+import univa.data.import_table  # noqa: F401
 from univa.errors import UserError
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -33,6 +36,7 @@ def call_within(more: int, function: Callable[..., Any], *args: Any) -> str:
     try:
         return ours.recv() if ours.poll(60) else pytest.fail("no end after a minute")
     except EOFError:
+        process.join(10)
         return pytest.fail(f"the process died ({process.exitcode}), its error is above")
     finally:
         process.kill()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import resource
 import signal
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-import univa.data.convert as convert_module
 from tests.data.layout import write_layout
 from tests.data.limited import call_within
 from univa.cli import main
-from univa.data import Collator, read_authors, read_store
+from univa.data import Collator, read_authors, read_store, writing
 from univa.data.convert import convert
 from univa.errors import UserError
 
@@ -44,7 +44,7 @@ def same(corpus, other, dtype=torch.float32) -> None:
 @pytest.mark.parametrize("text", ["tokens", "vectors"])
 def test_what_goes_in_comes_out(folder, tmp_path, dtype, text, monkeypatch):
     # A few sequences per shard.
-    monkeypatch.setattr(convert_module, "_plans", small_plans(convert_module._plans))
+    monkeypatch.setattr(writing, "_plans", small_plans(writing._plans))
     convert(folder, tmp_path / "store", dtype=dtype, progress=False)
     assert len(list((tmp_path / "store").glob("train-text-*.safetensors"))) > 1
     other = read_authors(folder, text=text)
@@ -64,8 +64,8 @@ def test_no_padding(folder, tmp_path):
 
 
 def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert_module, "_plans", small_plans(convert_module._plans))
-    write, written = convert_module._write, []
+    monkeypatch.setattr(writing, "_plans", small_plans(writing._plans))
+    write, written = writing._write, []
 
     def counted(path, plan, dtype):
         if len(written) == 4:
@@ -74,7 +74,7 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
         return write(path, plan, dtype)
 
     store = tmp_path / "store"
-    monkeypatch.setattr(convert_module, "_write", counted)
+    monkeypatch.setattr(writing, "_write", counted)
     with pytest.raises(KeyboardInterrupt):
         convert(folder, store, progress=False)
     with pytest.raises(UserError, match=r"the store was not finished: run the same"):
@@ -87,7 +87,7 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
     with (store / "progress.jsonl").open("a") as log:
         log.write('{"name": "half')
     monkeypatch.setattr(
-        convert_module, "_write", lambda p, q, d: (written.append(p.name), write(p, q, d))[1]
+        writing, "_write", lambda p, q, d: (written.append(p.name), write(p, q, d))[1]
     )
     convert(folder, store, progress=False)
     again = written[4:]
@@ -95,6 +95,24 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
     same(read_store(store), read_authors(folder))
     with pytest.raises(UserError, match="a finished store is here"):
         convert(folder, store, progress=False)
+
+
+def test_a_full_disk_is_one_line_and_the_conversion_goes_on(folder, tmp_path, capfd):
+    """No file may grow beyond 9 KiB: some shards fit, the next does not."""
+    store = tmp_path / "store"
+    ours, theirs = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9 << 10, theirs))
+    try:
+        assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ours, theirs))
+    said = capfd.readouterr().err
+    assert "train-text-00000.safetensors: cannot write: " in said
+    assert "give the same command again" in said
+    assert said.count("\n") == 1
+    assert not list(store.glob("*train-text*"))
+    assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 0
+    same(read_store(store), read_authors(folder))
 
 
 def test_damage_is_named(folder, tmp_path, capsys):
@@ -172,7 +190,7 @@ def sparse_pickle(path: Path, split: str, count: int, steps: int, size: int) -> 
         file.write(b"tb" + items + b"uu.")
 
 
-def test_a_file_larger_than_the_memory(tmp_path):
+def test_a_file_of_more_than_four_gibibytes(tmp_path):
     folder = write_layout(tmp_path / "data", modalities=("audio",), audio_size=160_000)
     path = folder / "preprocess_data/final_feat/A/MOSEI_train_audio_utt_VA.pkl"
     limit = 1 << 30

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from univa.figures.style import COLUMN_WIDTH, Theme, diverging, sequential, shorten
 from univa.finished import FinishedRun
-from univa.va.lexicon import similarity_matrix
+from univa.va.lexicon import read_lexicon, similarity_matrix
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -32,13 +32,18 @@ def correlations(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str,
 
     Returns:
         title -> [L, L]; empty where no run has a prior.
+
+    Raises:
+        UserError: the lexicon that the run was trained with cannot be read.
     """
     with_prior = [
         (run, name) for run, name in zip(runs, names, strict=True) if run.similarity is not None
     ]
     if not with_prior:
         return {}
-    found = {"before training": similarity_matrix(runs[0].label_names).numpy()}
+    data = with_prior[0][0].config.data
+    lexicon = None if data.lexicon is None else read_lexicon(data.lexicon)
+    found = {"before training": similarity_matrix(runs[0].label_names, lexicon).numpy()}
     for run, name in with_prior:
         assert run.similarity is not None
         after = "after training" if len(runs) == 1 else f"after {shorten(name, 30)}"
