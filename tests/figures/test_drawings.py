@@ -1,5 +1,6 @@
 """What the figures show, and that it can be read at column width."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,24 @@ def test_correlations_are_those_of_before_and_after(pair):
     names = runs[0].label_names
     np.testing.assert_array_equal(found["before training"], similarity_matrix(names).numpy())
     assert np.abs(found["after b"] - found["before training"]).max() > 1e-4
+
+
+def test_the_matrix_before_training_is_of_the_runs_own_lexicon(pair, tmp_path: Path):
+    run = read_run(pair[0])
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(len(run.label_names), 2, generator=generator).tolist()
+    path = tmp_path / "lexicon.txt"
+    lines = [
+        f"{n}\t{v:.3f}\t{a:.3f}\t0.5\n" for n, (v, a) in zip(run.label_names, scores, strict=True)
+    ]
+    path.write_text("".join(lines))
+    data = replace(run.config.data, lexicon=str(path))
+    run = replace(run, config=replace(run.config, data=data))
+    found = matrices.correlations([run], ["run"])["before training"]
+    unit = np.array(scores).round(3)
+    unit = 2 * (unit - unit.min(0)) / (unit.max(0) - unit.min(0)) - 1
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, unit @ unit.T, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2])
