@@ -1,5 +1,5 @@
 # make setup   environment in .venv and the compiled extension
-# make demo    train on the embedded synthetic corpus
+# make demo    train on the embedded synthetic corpus; a report of the run
 # make test    lint, types, tests, doctests
 # make kernel-report   registers, spills and tensor-core instructions of the GPU kernels
 # make sanitize  the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -16,8 +16,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 setup: $(VENV)/.packages
 	$(BIN)/python setup.py --quiet build_ext --inplace
 
+demo: RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: setup
-	$(BIN)/univa train demo
+	$(BIN)/univa train demo --run-folder $(RUN)
+	$(BIN)/univa report $(RUN)
 
 test: setup
 	$(BIN)/ruff check .
