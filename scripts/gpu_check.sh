@@ -97,6 +97,7 @@ name=$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().lower().re
 step "Benchmark suite" "$PYTHON" -m benchmarks run --device cuda --seconds 150
 step "Tests marked gpu" "$PYTHON" -m pytest -m gpu "${marked[@]}"
 step "Kernel tests, the CPU backend's too" "$PYTHON" -m pytest -m "not gpu" tests/kernels
+# Judges Triton's figures against what they must reach; written after every figure.
 step "Benchmark beside the bare matrix product" "$PYTHON" -m benchmarks.gpu --largest \
     --out "benchmarks/results/$name-kernels.json"
 # memcheck: bounds; racecheck: shared memory; initcheck: device memory; synccheck: barriers.
