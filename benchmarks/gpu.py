@@ -1,6 +1,6 @@
 """The contrastive loss on a GPU beside the bare matrix product, all in one run.
 
-    python -m benchmarks.gpu                # writes benchmarks/results/<gpu>.json
+    python -m benchmarks.gpu                # writes benchmarks/results/<gpu>-kernels.json
     python -m benchmarks.gpu --backends triton --rows 4096 --dim 256
     python -m benchmarks.gpu --tune --largest   # measures tile sizes first, and the largest N too
 
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=DIM)
     parser.add_argument("--largest", action="store_true", help="find the largest N in 16 GB too")
     parser.add_argument("--tune", action="store_true", help="univa_kernels.triton_tune first")
-    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/<gpu>.json")
+    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/<gpu>-kernels.json")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu: torch sees no CUDA device")
