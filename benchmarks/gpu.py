@@ -146,9 +146,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu: torch sees no CUDA device")
     gpu = torch.cuda.get_device_name()
-    path = (
-        options.out or Path(__file__).parent / "results" / f"{gpu.replace(' ', '-').lower()}.json"
-    )
+    name = gpu.replace(" ", "-").lower()
+    path = options.out or Path(__file__).parent / "results" / f"{name}-kernels.json"
     result: dict[str, Any] = {
         "gpu": gpu,
         "torch": torch.__version__,
