@@ -37,11 +37,7 @@ class RunLog:
         Raises:
             UserError: the file cannot be written, or TensorBoard is not installed.
         """
-        self._board = (
-            None
-            if tensorboard is None
-            else (tensorboard_writer()(tensorboard, purge_step=step + 1))
-        )
+        self._board = None if tensorboard is None else _board(tensorboard, step)
         try:
             path.touch()
             self._file = path.open("r+b", buffering=0)  # what fails, fails where it is written
@@ -98,6 +94,17 @@ def tensorboard_writer() -> Any:
             "drop the option (log.jsonl has the same numbers)"
         ) from None
     return SummaryWriter
+
+
+def _board(folder: Path, step: int) -> Any:
+    """A writer that goes on after `step`."""
+    # Readers take files in the order of their names, which tell seconds: one of this second
+    # might be read after ours, and what it holds of later steps would stand.
+    found = max(folder.glob("events.out.tfevents.*"), default=None, key=lambda path: path.name)
+    if found is not None and (second := found.name.split(".")[3]).isdigit():
+        while 0 <= int(second) - int(time.time()) < 2:
+            time.sleep(0.05)
+    return tensorboard_writer()(folder, purge_step=step + 1)
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -9,6 +9,7 @@
 The run folder holds
 
     config.json         the resolved config
+    environment.json    versions, machine, device
     log.jsonl           one object per step and per epoch
     checkpoints/best    the epoch with the best validation micro-F1
     checkpoints/last    where `--resume` goes on, bit for bit
@@ -36,6 +37,7 @@ from univa.checkpoint import Checkpoint, Progress, load_checkpoint, random_state
 from univa.config import TrainConfig
 from univa.data.loader import load_batches
 from univa.data.store import check_shards
+from univa.environment import describe_environment
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
 from univa.files import atomic_write_json, make_folder
@@ -145,6 +147,7 @@ def _train(
         lock.take()
         if checkpoint is None:
             config.save(run / "config.json")
+            atomic_write_json(run / "environment.json", describe_environment(device))
         log = RunLog(
             run / "log.jsonl",
             keep_bytes=progress.log_bytes,
