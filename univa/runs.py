@@ -134,7 +134,7 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
             names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
             return next(path for path in map(Path, names) if not path.exists()), None
         run = Path(config.run_folder)
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if run.exists() and (not run.is_dir() or any(map(_kept, run.iterdir()))):
             raise UserError(
                 f"{run}: exists and is not an empty folder; give another --run-folder, or go on "
                 f"with the run in it: univa train --resume {run}"
@@ -152,6 +152,11 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
     if not recover_folder(last):
         return run, None
     return run, load_checkpoint(last, config=config)
+
+
+def _kept(path: Path) -> bool:
+    """False for what `atomic_path` leaves where the process was killed inside it."""
+    return not (path.name.startswith(".") and ".tmp-" in path.name)
 
 
 def write_predictions(path: Path, result: SplitResult) -> None:
