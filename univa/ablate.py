@@ -15,7 +15,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from univa.files import atomic_write_json, atomic_write_text, make_folder
 from univa.inputs import check_corpus, load_corpus
 from univa.paper import PAPER
 
-__all__ = ["TABLES", "main", "run_ablation"]
+__all__ = ["TABLES", "main", "run_ablation", "run_name", "table_cells"]
 
 _Change = Callable[[TrainConfig], TrainConfig]
 
@@ -130,7 +130,7 @@ def run_ablation(
         for row, change in rows.items():
             for seed in seeds:
                 if seed not in results.setdefault(row, {}):
-                    run = folder / _name(row, seed)
+                    run = folder / run_name(row, seed)
                     results[row][seed] = _metrics(change(replace(config, seed=seed)), run)
         note = f"\n{notes[table]}\n" if table in notes else ""
         parts.append(_table(config.preset, table, rows, results) + note)
@@ -156,7 +156,7 @@ def _plan(
         rows, left_out = {}, []
         for row, change in _rows(config, table).items():
             kept = [
-                _kept(change(replace(config, seed=seed)), folder / _name(row, seed))
+                _kept(change(replace(config, seed=seed)), folder / run_name(row, seed))
                 for seed in seeds
             ]
             if not all(kept):
@@ -199,7 +199,8 @@ def _rows(config: TrainConfig, table: int) -> dict[str, _Change]:
     return rows
 
 
-def _name(row: str, seed: int) -> str:
+def run_name(row: str, seed: int) -> str:
+    """Name of the folder of one run of the ablation."""
     return f"{_slug(row)}-{seed}"
 
 
@@ -243,19 +244,28 @@ def _metrics(config: TrainConfig, run: Path) -> dict[str, Any]:
     return metrics
 
 
-def _table(
-    preset: str,
-    table: int,
-    rows: dict[str, _Change],
-    results: dict[str, dict[int, dict[str, Any]]],
-) -> str:
+def table_cells(
+    preset: str, table: int, results: Mapping[str, Mapping[int, Mapping[str, Any]]]
+) -> list[list[str]]:
+    """The cells of a table, its head first.
+
+    Args:
+        preset: decides whether the paper has figures of it.
+        table: 2 or 3.
+        results: row -> seed -> content of `metrics.json`; other rows than the table's are left out.
+
+    Returns:
+        Rows of equally many cells, in the order of the table.
+    """
     paper = PAPER.get(preset, {}).get(table)
     columns = _COLUMNS[table]
     head = [f"Table {table}"]
     for heading, *_ in columns:
         head += [heading, "paper"] if paper else [heading]
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
+    lines = [head]
+    for row in TABLES[table]:
+        if row not in results:
+            continue
         runs = [one["test"] for one in results[row].values()]
         cells = [row]
         for place, (_, key, factor, decimals) in enumerate(columns):
@@ -267,6 +277,17 @@ def _table(
             if paper:
                 cells.append(f"{paper[row][place]:.{decimals}f}")
         lines.append(cells)
+    return lines
+
+
+def _table(
+    preset: str,
+    table: int,
+    rows: dict[str, _Change],
+    results: dict[str, dict[int, dict[str, Any]]],
+) -> str:
+    head, *lines = table_cells(preset, table, {row: results[row] for row in rows})
+    lines = [head, ["---"] * len(head), *lines]
     seeds = ", ".join(map(str, results[next(iter(rows))]))
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{text}\n\nTest split of `{preset}`; seeds {seeds}; ± sample standard deviation.\n"
@@ -301,6 +322,8 @@ def main(args: Sequence[str]) -> int:
     config = parse_train(rest)
     if config.resume is not None or config.run_folder is not None:
         raise UserError("univa ablate has run folders of its own: give --folder, and no other")
+    if any(arg.partition("=")[0] == "--seed" for arg in rest):
+        raise UserError("--seed would not be read: give --seeds, one run of every row each")
     folder = Path((own.get("--folder") or [f"runs/ablate-{config.preset}"])[0])
     seeds = _numbers("--seeds", own.get("--seeds", ["1111", "1112", "1113"]))
     tables = _numbers("--tables", own["--tables"]) if "--tables" in own else None

@@ -135,6 +135,14 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
         "score the best checkpoint of a run",
     ),
     ("ablate",): (_ablate, "train a preset without its parts, and tabulate"),
+    ("figures",): (
+        _dataclass("univa.figures.cli", "Figures", "figures"),
+        "draw maps, matrices and curves of a run",
+    ),
+    ("report",): (
+        _dataclass("univa.report.cli", "Report", "report"),
+        "write one HTML page about runs",
+    ),
     ("convert-checkpoint",): (
         _dataclass("univa.convert_checkpoint", "ConvertCheckpoint", "convert-checkpoint"),
         "turn a .pth of the authors into a model of ours",

@@ -9,7 +9,7 @@ Training ends with the same code, so the numbers are those of the run's `metrics
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ from univa.data.loader import load_batches
 from univa.files import atomic_write_json, check_writable
 from univa.inputs import load_corpus, load_tokenizer, make_collator
 from univa.metrics import Metrics, compute_metrics, decide
-from univa.models import UniVA
+from univa.models import UniVA, UniVAOutput
 from univa.processes import ProcessGroup, choose_device, cpu_threads
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "evaluate_best",
     "metrics_table",
     "predict",
+    "run_batches",
 ]
 
 
@@ -54,6 +55,35 @@ class SplitResult:
     predictions: Tensor
     labels: Tensor
     metrics: Metrics
+
+
+@torch.no_grad()
+def run_batches(
+    model: UniVA,
+    collator: Collator,
+    batches: Sequence[Sequence[int]],
+    *,
+    config: TrainConfig,
+    device: torch.device,
+) -> Iterator[tuple[Sequence[int], UniVAOutput]]:
+    """What a model says about batches of utterances, batch by batch, without gradients.
+
+    Args:
+        model: on `device`, in the mode that is wanted.
+        collator: of the split.
+        batches: utterances of each batch.
+        config: for precision and workers.
+        device: where to compute.
+
+    Yields:
+        The utterances of a batch, and the model's output for them on `device`.
+    """
+    loader = load_batches(collator, batches, workers=config.data.workers, pin=device.type == "cuda")
+    for indices, loaded in zip(batches, loader, strict=True):
+        batch = loaded.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            output = model(**batch.inputs)
+        yield indices, output
 
 
 @torch.no_grad()
@@ -89,16 +119,8 @@ def predict(
         batches = sampler.batches(0)
         if group is not None:
             batches = batches[group.rank :: group.size]
-        loader = load_batches(
-            collator, batches, workers=config.data.workers, pin=device.type == "cuda"
-        )
-        for indices, loaded in zip(batches, loader, strict=True):
-            batch = loaded.to(device, non_blocking=True)
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-            ):
-                logits = model(**batch.inputs).logits
-            logits = logits.float()
+        for indices, output in run_batches(model, collator, batches, config=config, device=device):
+            logits = output.logits.float()
             kl = config.loss.classification == "kl"
             chances = logits.softmax(dim=-1) if kl else logits.sigmoid()
             probabilities[indices] = chances.cpu()

@@ -9,6 +9,7 @@
 The run folder holds
 
     config.json         the resolved config
+    environment.json    versions, machine, device
     log.jsonl           one object per step and per epoch
     checkpoints/best    the epoch with the best validation micro-F1
     checkpoints/last    where `--resume` goes on, bit for bit
@@ -36,6 +37,7 @@ from univa.checkpoint import Checkpoint, Progress, load_checkpoint, random_state
 from univa.config import TrainConfig
 from univa.data.loader import load_batches
 from univa.data.store import check_shards
+from univa.environment import describe_environment
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
 from univa.files import atomic_write_json, make_folder
@@ -46,6 +48,7 @@ from univa.inputs import (
     make_normalizer,
     make_sampler,
 )
+from univa.lock import FolderLock
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
 from univa.objective import Objective
@@ -78,14 +81,18 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         with cpu_threads(config.threads):
             config = config.resolved()
             run, checkpoint = find_run(config)
-            with group.watched(run):
-                return _train(config, group, run, checkpoint)
+            with group.watched(run), FolderLock(run) as lock:
+                return _train(config, group, run, checkpoint, lock)
     finally:
         group.stop()
 
 
 def _train(
-    config: TrainConfig, group: ProcessGroup, run: Path, checkpoint: Checkpoint | None
+    config: TrainConfig,
+    group: ProcessGroup,
+    run: Path,
+    checkpoint: Checkpoint | None,
+    lock: FolderLock,
 ) -> dict[str, Any] | None:
     started = time.perf_counter()
     device, names = group.device, config.model.labels
@@ -137,8 +144,10 @@ def _train(
     log = None
     if group.is_main:
         make_folder(run, mend="give another --run-folder")
+        lock.take()
         if checkpoint is None:
             config.save(run / "config.json")
+            atomic_write_json(run / "environment.json", describe_environment(device))
         log = RunLog(
             run / "log.jsonl",
             keep_bytes=progress.log_bytes,

@@ -19,6 +19,7 @@ from univa_kernels.losses import (
     VASupConLoss,
 )
 from univa_kernels.objective import UniVALossOutput, univa_loss
+from univa_kernels.tuning import triton_tune
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "build_info",
     "contrastive_terms",
     "emotion_correlation_prior",
+    "triton_tune",
     "univa_loss",
     "use_backend",
     "va_supcon_loss",

@@ -44,12 +44,12 @@ class Backend:
     objective: Callable[..., tuple[Tensor, ...]]
     automatic: Callable[[Tensor], bool] = lambda tensor: True
 
-    def refuses(self, tensor: Tensor) -> str | None:
-        """Why a call with `tensor` cannot be served, or None."""
-        if self.devices is not None and tensor.device.type not in self.devices:
-            return f"it serves {'/'.join(sorted(self.devices))} tensors, not {tensor.device.type}"
-        if tensor.dtype not in self.dtypes:
-            return f"it does not serve {tensor.dtype}"
+    def refuses(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why a call on `device` in `dtype` cannot be served, or None."""
+        if self.devices is not None and device.type not in self.devices:
+            return f"it serves {'/'.join(sorted(self.devices))} tensors, not {device.type}"
+        if dtype not in self.dtypes:
+            return f"it does not serve {dtype}"
         return self.unusable()
 
 
@@ -225,6 +225,11 @@ def build_info() -> dict[str, Any]:
     }
 
 
+def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend cannot serve embeddings on `device` in `dtype`, or None."""
+    return _BY_NAME[name].refuses(device, dtype)
+
+
 def select(tensor: Tensor) -> Backend:
     """The backend that serves a call whose embeddings or predictions are `tensor`.
 
@@ -236,12 +241,12 @@ def select(tensor: Tensor) -> Backend:
     if name == _AUTOMATIC:
         name = _known(os.environ.get("UNIVA_BACKEND") or _AUTOMATIC, "UNIVA_BACKEND")
     if name != _AUTOMATIC:
-        reason = _BY_NAME[name].refuses(tensor)
+        reason = refusal(name, tensor.device, tensor.dtype)
         if reason:
             raise RuntimeError(f"univa_kernels: backend {name!r} cannot serve this call: {reason}")
         return _BY_NAME[name]
     for backend in _BACKENDS:
-        if backend.automatic(tensor) and backend.refuses(tensor) is None:
+        if backend.automatic(tensor) and backend.refuses(tensor.device, tensor.dtype) is None:
             if backend.name == "reference":
                 _warn_once()
             return backend

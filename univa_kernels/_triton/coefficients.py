@@ -12,7 +12,6 @@ import triton.language as tl
 
 from univa_kernels._triton.pairs import (
     SAME_IS_NO_PAIR,
-    boxes_touch,
     counted_logits,
     meets_self,
     pair_scale,
@@ -36,8 +35,6 @@ def coefficients(
     column_coordinates,
     row_groups,
     column_groups,
-    row_boxes,
-    column_boxes,
     row_log_z,
     row_upstream,
     row_share,
@@ -45,6 +42,7 @@ def coefficients(
     column_upstream,
     column_share,
     scale,
+    near,
     row_tile,
     column_tile,
     row_index,
@@ -66,7 +64,6 @@ def coefficients(
     GROUPS: tl.constexpr,
     HAS_SELF: tl.constexpr,
     KEEP_SELF: tl.constexpr,
-    BOXES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -78,9 +75,6 @@ def coefficients(
     of_products = pair_scale(row_inverse, column_inverse, scale, row_at, column_at, NORMALIZED)
     logits = products * of_products
     edge = (column_tile + 1) * BLOCK_N > columns
-    near = True
-    if BOXES:
-        near = boxes_touch(row_boxes, column_boxes, row_tile, column_tile, threshold, P, WIDE)
     if HAS_SELF:
         meets = meets_self(row_tile, column_tile, self_offset, BLOCK_M, BLOCK_N)
         edge = edge | meets

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from univa_kernels._triton.coefficients import coefficients
-from univa_kernels._triton.pairs import inner_products, logit_scale
+from univa_kernels._triton.pairs import boxes_touch, inner_products, logit_scale, part_of
 
 
 @triton.jit(
@@ -68,6 +68,7 @@ def gradient_of_products(
     HAS_SELF: tl.constexpr,
     KEEP_SELF: tl.constexpr,
     BOXES: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -97,53 +98,60 @@ def gradient_of_products(
     products = inner_products(
         anchors, contrast, row_at, column_at, D, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION
     )
-    h = coefficients(
-        products,
-        anchor_inverse,
-        contrast_inverse,
-        anchor_coordinates,
-        contrast_coordinates,
-        anchor_groups,
-        contrast_groups,
-        anchor_boxes,
-        contrast_boxes,
-        anchor_log_z,
-        anchor_upstream,
-        anchor_share,
-        contrast_log_z,
-        contrast_upstream,
-        contrast_share,
-        logit_scale(temperature, inverse_temperature, LEARNED),
-        row_tile,
-        column_tile,
-        row_index,
-        column_index,
-        row_at,
-        column_at,
-        columns,
-        self_offset,
-        threshold,
-        gaussian_factor,
-        self_weight,
-        log_self_weight,
-        P,
-        True,
-        SYMMETRIC,
-        NORMALIZED,
-        WIDE,
-        GAUSSIAN,
-        GROUPS,
-        HAS_SELF,
-        KEEP_SELF,
-        BOXES,
-        BLOCK_M,
-        BLOCK_N,
-    ).to(block.dtype.element_ty)
+    near = True
+    if BOXES:
+        near = boxes_touch(anchor_boxes, contrast_boxes, row_tile, column_tile, threshold, P, WIDE)
+    scale = logit_scale(temperature, inverse_temperature, LEARNED)
     local_row = (row_index - first_row).to(tl.int64)
-    local_column = (column_index - first_column).to(tl.int64)
-    inside = (local_row < block_rows)[:, None] & (local_column < block_columns)[None, :]
-    tl.store(block + local_row[:, None] * block_columns + local_column[None, :], h, mask=inside)
-    if MIRRORED:  # noqa: SIM102, known when compiling
-        if diagonal < 0:
-            places = block + local_column[:, None] * block_columns + local_row[None, :]
-            tl.store(places, tl.trans(h), mask=tl.trans(inside))
+    WIDTH: tl.constexpr = BLOCK_N // PARTS
+    # A part at a time: a whole tile's temporaries do not fit the registers.
+    for part in tl.static_range(PARTS):
+        column_index = (column_tile * PARTS + part) * WIDTH + tl.arange(0, WIDTH)
+        h = coefficients(
+            part_of(products, part, PARTS, BLOCK_M, BLOCK_N),
+            anchor_inverse,
+            contrast_inverse,
+            anchor_coordinates,
+            contrast_coordinates,
+            anchor_groups,
+            contrast_groups,
+            anchor_log_z,
+            anchor_upstream,
+            anchor_share,
+            contrast_log_z,
+            contrast_upstream,
+            contrast_share,
+            scale,
+            near,
+            row_tile,
+            column_tile * PARTS + part,
+            row_index,
+            column_index,
+            row_at,
+            tl.minimum(column_index, columns - 1).to(tl.int64),
+            columns,
+            self_offset,
+            threshold,
+            gaussian_factor,
+            self_weight,
+            log_self_weight,
+            P,
+            True,
+            SYMMETRIC,
+            NORMALIZED,
+            WIDE,
+            GAUSSIAN,
+            GROUPS,
+            HAS_SELF,
+            KEEP_SELF,
+            BLOCK_M,
+            WIDTH,
+        ).to(block.dtype.element_ty)
+        local_column = (column_index - first_column).to(tl.int64)
+        inside = (local_row < block_rows)[:, None] & (local_column < block_columns)[None, :]
+        places = block + local_row[:, None] * block_columns + local_column[None, :]
+        tl.store(places, h, mask=inside)
+        if MIRRORED:  # noqa: SIM102, known when compiling
+            if diagonal < 0:
+                mirror = block + local_column[:, None] * block_columns + local_row[None, :]
+                tl.store(mirror, tl.trans(h), mask=tl.trans(inside))

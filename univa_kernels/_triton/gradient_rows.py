@@ -1,7 +1,8 @@
 """Backward for short rows: the gradient of a row tile in one pass, kept in registers.
 
-A program walks along all columns: logits of a tile, their gradient h in the embeddings' dtype, and
-h times the columns added to the tile of gradients. No array besides inputs and gradient.
+A program walks along the columns: logits of a tile, their gradient h in the embeddings' dtype, and
+h times the columns added to the tile of gradients. Where there are too few row tiles for the GPU,
+the columns are split, each part leaving a gradient of its own that `run_backward.py` adds up.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import triton
 import triton.language as tl
 
 from univa_kernels._triton.coefficients import coefficients
-from univa_kernels._triton.pairs import NO_GROUPS, dot, loaded_rows, logit_scale
+from univa_kernels._triton.pairs import NO_GROUPS, boxes_touch, dot, loaded_rows, logit_scale
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "self_offset", "threshold"])
+@triton.jit(do_not_specialize=["rows", "columns", "tiles_per_split", "self_offset", "threshold"])
 def gradient_of_rows(
     embeddings,  # [batch, rows, D], whose gradient is asked for
     others,  # [batch, columns, D]
@@ -32,9 +33,10 @@ def gradient_of_rows(
     column_upstream,
     column_share,
     temperature,
-    gradient,  # [batch, rows, D]
+    gradient,  # [splits, batch, rows, D]
     rows,
     columns,
+    tiles_per_split,
     self_offset,
     threshold,
     inverse_temperature,
@@ -87,12 +89,18 @@ def gradient_of_rows(
     row_at = tl.minimum(row_index, rows - 1).to(tl.int64)
     own = loaded_rows(embeddings, row_at, D, BLOCK_D)
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for tile in range(0, tl.cdiv(columns, BLOCK_N)):
+    split = tl.program_id(2).to(tl.int64)
+    begin = tl.program_id(2) * tiles_per_split
+    end = tl.minimum(begin + tiles_per_split, tl.cdiv(columns, BLOCK_N))
+    for tile in range(begin, end):
         column_index = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         column_at = tl.minimum(column_index, columns - 1).to(tl.int64)
         other = loaded_rows(others, column_at, D, BLOCK_D)
         products = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         products = dot(own, tl.trans(other), products, PRECISION)
+        near = True
+        if BOXES:
+            near = boxes_touch(row_boxes, column_boxes, row_tile, tile, threshold, P, WIDE)
         h = coefficients(
             products,
             row_inverse,
@@ -101,8 +109,6 @@ def gradient_of_rows(
             column_coordinates,
             row_groups,
             column_groups,
-            row_boxes,
-            column_boxes,
             row_log_z,
             row_upstream,
             row_share,
@@ -110,6 +116,7 @@ def gradient_of_rows(
             column_upstream,
             column_share,
             scale,
+            near,
             row_tile,
             tile,
             row_index,
@@ -131,11 +138,11 @@ def gradient_of_rows(
             GROUPS,
             HAS_SELF,
             KEEP_SELF,
-            BOXES,
             BLOCK_M,
             BLOCK_N,
         )
         total = dot(h.to(other.dtype), other, total, PRECISION)
     depth = tl.arange(0, BLOCK_D)
-    places = gradient + (batch * rows + row_at)[:, None] * D + depth[None, :]
+    first = (split * tl.num_programs(1) + batch) * rows
+    places = gradient + (first + row_at)[:, None] * D + depth[None, :]
     tl.store(places, total, mask=(row_index < rows)[:, None] & (depth < D)[None, :])

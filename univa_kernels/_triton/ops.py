@@ -7,7 +7,9 @@ the kernels.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,11 +18,23 @@ from torch import Tensor
 from univa_kernels import reference
 from univa_kernels._triton import problem as problems
 from univa_kernels._triton.pairs import INTERPRETED
-from univa_kernels._triton.run_backward import backward as run_backward
-from univa_kernels._triton.run_forward import forward as run_forward
+from univa_kernels._triton.sorting import backward as run_backward
+from univa_kernels._triton.sorting import forward as run_forward
 from univa_kernels.ops import _refuse_forward_mode
 
 __all__ = ["INTERPRETED", "contrastive", "contrastive_sets", "correlation_prior", "objective"]
+
+
+def _on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whichever its tensors are on."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
+def _forward(problem: problems.Problem) -> tuple[Tensor, Tensor]:
+    with _on_device(problem.anchors.device):
+        return run_forward(problem)
 
 
 @torch.library.triton_op("univa_triton::contrastive_forward", mutates_args={})
@@ -40,8 +54,13 @@ def contrastive_forward(
     exclude_groups: bool,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [S, N] and statistics [S, 4, N] of S independent sets."""
-    return run_forward(
+    """Losses [S, N] and statistics [S, 4, N] of S independent sets, float32.
+
+    Statistics: log Z, n, mean positive logit, and expected logit minus positive mean. The last is
+    NaN in rows with positives unless `learned_temperature` is given: nothing else needs it, and the
+    sum behind it would cost every call registers. The `cpu` and `cuda` operators always fill it.
+    """
+    return _forward(
         problems.make(
             anchors,
             contrast,
@@ -118,7 +137,8 @@ def _backward(
     factor = _half_factor(problem, grad) if anchors.dtype == torch.float16 else None
     if factor is not None:
         grad = grad * factor
-    mine, theirs = run_backward(problem, grad, stats, of_anchors, of_contrast)
+    with _on_device(anchors.device):
+        mine, theirs = run_backward(problem, grad, stats, of_anchors, of_contrast)
     return (
         _of_embeddings(mine, anchors, factor, normalize),
         _of_embeddings(theirs, anchors if contrast is None else contrast, factor, normalize),
@@ -219,7 +239,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return run_forward(problems.make(*inputs, problems.direct))  # type: ignore[call-arg]
+        return _forward(problems.make(*inputs, problems.direct))  # type: ignore[call-arg]
 
     setup_context = staticmethod(_setup)
 

@@ -35,13 +35,16 @@ else:
 
     @triton.jit
     def rounded_square(value, WIDE: tl.constexpr):
+        # One return only: Triton wants all of them, reached or not, of one type.
         if WIDE:
-            return tl.inline_asm_elementwise(
+            square = tl.inline_asm_elementwise(
                 "mul.rn.f64 $0, $1, $1;", "=d,d", [value], tl.float64, is_pure=True, pack=1
             )
-        return tl.inline_asm_elementwise(
-            "mul.rn.f32 $0, $1, $1;", "=f,f", [value], tl.float32, is_pure=True, pack=1
-        )
+        else:
+            square = tl.inline_asm_elementwise(
+                "mul.rn.f32 $0, $1, $1;", "=f,f", [value], tl.float32, is_pure=True, pack=1
+            )
+        return square
 
     @triton.jit
     def dot(a, b, total, PRECISION: tl.constexpr):
@@ -101,8 +104,10 @@ def pair_scale(row_inverse, column_inverse, scale, row_at, column_at, NORMALIZED
     """What turns inner products into logits: a number, or 1 / (|a_i| |c_j|) of each pair too."""
     if NORMALIZED:
         rows = tl.load(row_inverse + row_at) * scale
-        return rows[:, None] * tl.load(column_inverse + column_at)[None, :]
-    return scale
+        factor = rows[:, None] * tl.load(column_inverse + column_at)[None, :]
+    else:
+        factor = scale
+    return factor
 
 
 @triton.jit
@@ -147,6 +152,15 @@ def counted_logits(
 
 
 @triton.jit
+def radius_limit(threshold):
+    """The least squared distance that is no positive, from its bits as `threshold_bits` has them.
+
+    Bits of a subnormal number look like a 32-bit integer to Triton.
+    """
+    return threshold.to(tl.int64).to(tl.float64, bitcast=True)
+
+
+@triton.jit
 def positive_weights(
     row_coordinates,
     column_coordinates,
@@ -183,7 +197,7 @@ def positive_weights(
     if GAUSSIAN:
         weights = tl.exp2(squared.to(tl.float32) * gaussian_factor)
     else:
-        limit = threshold.to(tl.float64, bitcast=True).to(squared.dtype)
+        limit = radius_limit(threshold).to(squared.dtype)
         weights = tl.where(squared < limit, 1.0, 0.0)
     if GROUPS != NO_GROUPS:
         same = same_group(row_groups, column_groups, row_at, column_at)
@@ -225,7 +239,7 @@ def boxes_touch(
         below = tl.load(left + 2 * axis) - tl.load(right + 2 * axis + 1)
         gap = tl.maximum(tl.maximum(above, below), 0.0)
         squared += rounded_square(gap, WIDE)
-    limit = threshold.to(tl.float64, bitcast=True).to(squared.dtype)
+    limit = radius_limit(threshold).to(squared.dtype)
     return (squared < limit) | (squared != squared)
 
 
@@ -237,12 +251,12 @@ def halves(tile, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def part_of(tile, PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Columns of a tile: part PART of PARTS, which is 1, 2 or 4."""
+    """Columns of a tile: part PART of PARTS, which is 1, 2, 4 or 8."""
     piece = tile
     if PARTS > 1:
         left, right = halves(tile, ROWS, WIDTH)
         piece = left if PART < PARTS // 2 else right
         if PARTS > 2:
-            left, right = halves(piece, ROWS, WIDTH // 2)
-            piece = left if PART % 2 == 0 else right
+            HALF: tl.constexpr = PART % (PARTS // 2)
+            piece = part_of(piece, HALF, PARTS // 2, ROWS, WIDTH // 2)
     return piece

@@ -274,4 +274,13 @@ def gaussian_factor(sigma: float) -> float:
 
 def config_for(kernel: str, problem: Problem) -> Config:
     """Tile sizes of a kernel for a problem."""
-    return configs.choose(kernel, problem.anchors.dtype, problem.shape[3], problem.anchors.device)
+    dtype, rows = problem.anchors.dtype, problem.shape[1]
+    rich = (
+        problem.temperature is not None
+        or problem.sigma > 0
+        or problem.anchor_groups is not None
+        or problem.anchor_inverse is not None
+        or problem.anchor_coordinates.dtype == torch.float64
+    )
+    kind = configs.kind(dtype, dot_precision(dtype))
+    return configs.choose(kernel, kind, problem.shape[3], rows, problem.anchors.device, rich)

@@ -15,8 +15,12 @@ from univa_kernels._triton.problem import Problem, config_for
 WORKSPACE_BYTES = 64 << 20
 """A block of the gradient with respect to the logits never takes more, whatever N."""
 
-_ALIGNMENT = 32 if INTERPRETED else 128  # a block's sides are multiples of any tile's
+_ALIGNMENT = 32 if INTERPRETED else 256  # a block's sides are multiples of any tile's
 _GROUP = 8
+# Programs of the single pass that fill the 132 multiprocessors of an H200 twice; partial gradients
+# are float32, which bounds their number.
+_PROGRAMS = 8 if INTERPRETED else 264
+_SPLITS = 3 if INTERPRETED else 16
 
 
 def backward(
@@ -60,12 +64,14 @@ def _single_pass(
     config = config_for("gradient_rows", problem)
     sets, rows, columns, _ = problem.shape
     dtype = problem.anchors.dtype
-    # Whatever is still to be scaled is rounded afterwards.
-    exact = dtype == torch.float16 or problem.anchor_inverse is not None
-    gradient = torch.empty_like(problem.anchors, dtype=torch.float32 if exact else dtype)
-    pairs = problem.pairs()
-    problem.launcher(gradient_of_rows)[(triton.cdiv(rows, config.block_m), sets)](
-        *pairs,
+    parts, tiles = column_splits(rows, columns, sets, config)
+    # Whatever is still to be scaled or added is rounded afterwards.
+    exact = dtype == torch.float16 or problem.anchor_inverse is not None or parts > 1
+    gradient = problem.anchors.new_empty(
+        (parts, *problem.anchors.shape), dtype=torch.float32 if exact else dtype
+    )
+    problem.launcher(gradient_of_rows)[(triton.cdiv(rows, config.block_m), sets, parts)](
+        *problem.pairs(),
         *problem.boxes(config),
         *terms,
         *terms,
@@ -73,12 +79,25 @@ def _single_pass(
         gradient,
         rows,
         columns,
+        tiles,
         *problem.numbers(),
         ROWS_CONTRAST=rows_contrast,
         COLUMNS_CONTRAST=columns_contrast,
         **problem.flags(config),
     )
-    return gradient
+    return gradient[0] if parts == 1 else gradient.sum(0)
+
+
+def column_splits(rows: int, columns: int, sets: int, config: configs.Config) -> tuple[int, int]:
+    """Into how many parts the single pass splits the columns, and the tiles of a part.
+
+    So many that the programs fill a large GPU; by sizes alone, so that equal calls give equal bits.
+    """
+    programs = triton.cdiv(rows, config.block_m) * sets
+    tiles = triton.cdiv(columns, config.block_n)
+    parts = max(1, min(_PROGRAMS // programs, _SPLITS, tiles))
+    each = triton.cdiv(tiles, parts)
+    return triton.cdiv(tiles, each), each
 
 
 def block_side(extent: int, element_size: int) -> int:
@@ -128,6 +147,7 @@ def _by_blocks(
                     *problem.numbers(),
                     SYMMETRIC=problem.symmetric,
                     MIRRORED=mirrored,
+                    PARTS=config.parts,
                     GROUP=_GROUP,
                     **problem.flags(config),
                 )

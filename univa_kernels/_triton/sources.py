@@ -9,6 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from univa_kernels._triton.boxes import coordinate_boxes
 from univa_kernels._triton.configs import Config
 from univa_kernels._triton.forward import partial_states
 from univa_kernels._triton.gradient_block import gradient_of_products
@@ -20,6 +21,7 @@ _KERNELS = {
     "gradient_rows": gradient_of_rows,
     "gradient_block": gradient_of_products,
     "merge": merge_states,
+    "boxes": coordinate_boxes,
 }
 _EMBEDDINGS = {"anchors", "contrast", "embeddings", "others", "block", "gradient"}
 _GROUPS = {"anchor_groups", "contrast_groups", "row_groups", "column_groups"}
@@ -27,7 +29,7 @@ _COORDINATES = {
     f"{side}_{what}"
     for side in ("anchor", "contrast", "row", "column")
     for what in ("coordinates", "boxes")
-}
+} | {"coordinates", "boxes"}
 _INTEGERS = {
     "rows",
     "columns",
@@ -36,6 +38,7 @@ _INTEGERS = {
     "first_tile",
     "first_column_tile",
     "tiles_per_chunk",
+    "tiles_per_split",
     "row_tiles",
     "chunks",
     "panel_rows",
@@ -44,6 +47,26 @@ _INTEGERS = {
     "self_offset",
 }
 _FLOATS = {"inverse_temperature", "gaussian_factor", "self_weight", "log_self_weight"}
+# Compile-time arguments of calls with options. Boxes tell nothing where positives may be far away.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "learned, excluded, wide": {
+        "LEARNED": True,
+        "KEEP_SELF": True,
+        "NORMALIZED": True,
+        "GROUPS": 2,
+        "WIDE": True,
+    },
+    "gaussian": {"GAUSSIAN": True, "BOXES": False, "NORMALIZED": True},
+    "groups": {"GROUPS": 1, "BOXES": False, "KEEP_SELF": True},
+    "gaussian, learned, groups, wide": {
+        "GAUSSIAN": True,
+        "LEARNED": True,
+        "GROUPS": 1,
+        "WIDE": True,
+        "BOXES": False,
+    },
+}
 _ELEMENT = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -59,7 +82,7 @@ def compiled(
     """A kernel as the default call has it: two coordinates, radius, no groups, fixed temperature.
 
     Args:
-        kernel: "forward", "gradient_rows", "gradient_block" or "merge".
+        kernel: "forward", "gradient_rows", "gradient_block", "merge" or "boxes".
         dtype: of the embeddings.
         depth: D.
         config: tile sizes.
@@ -84,7 +107,7 @@ def compiled(
         "GAUSSIAN": False,
         "GROUPS": 0,
         "HAS_SELF": symmetric,
-        "KEEP_SELF": True,
+        "KEEP_SELF": False,
         "BOXES": True,
         "RESIDENT": config.block_d >= depth,
         "PARTS": config.parts,
@@ -98,7 +121,7 @@ def compiled(
         "SQUARE": max(config.block_m, config.block_n),
         "SLOTS": 64 if symmetric else 1,
         "CHUNKS": 64,
-        "BLOCK": 32,
+        "BLOCK": config.block_m if kernel == "boxes" else 32,
         **flags,
     }
     wide = constants["WIDE"]
@@ -107,8 +130,9 @@ def compiled(
         if name in constants:
             signature[name] = "constexpr"
         elif name in _EMBEDDINGS:
-            # What is scaled to unit length later is left in float32.
-            exact = name == "gradient" and constants["NORMALIZED"]
+            # What is scaled later is left in float32.
+            scaled = constants["NORMALIZED"] or dtype == torch.float16
+            exact = name == "gradient" and scaled
             signature[name] = "*fp32" if exact else "*" + _ELEMENT[dtype]
         elif name in _GROUPS:
             signature[name] = "*i64"

@@ -1,0 +1,91 @@
+"""Two small runs, with and without the contrastive loss, that many tests look at."""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.train.tiny import one_thread, tiny
+from univa.config import TrainConfig
+from univa.data import Corpus
+from univa.inputs import load_corpus
+from univa.report.cli import Report
+from univa.train import train
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a run without the contrastive loss and of one with it. Do not write into them."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = tiny(epochs=2)
+    without = replace(config, loss=replace(config.loss, alpha=0.0))
+    with one_thread():
+        train(replace(without, run_folder=str(folder / "without")))
+        train(replace(config, run_folder=str(folder / "with")))
+    return folder / "without", folder / "with"
+
+
+@pytest.fixture
+def run(pair: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the run with the contrastive loss, to write into."""
+    return Path(shutil.copytree(pair[1], tmp_path / "run"))
+
+
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    "</script><img src=x onerror='window.hacked = 1'>",
+    "\"'><svg onload=window.hacked=1>",
+    "<!--<script>{{ 7 * 7 }} {% raw %}",
+    "&lt;b&gt; ]]> \\u003c ${window.hacked = 1}",
+    "verylongword" * 30,
+)
+
+
+@pytest.fixture(scope="session")
+def page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of both runs."""
+    output = tmp_path_factory.mktemp("report") / "report.html"
+    with one_thread():
+        Report(runs=pair, output=output, points=20, device="cpu").run()
+    return output
+
+
+@pytest.fixture(scope="session")
+def hostile_page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run whose utterances, and whose own name, are markup."""
+    folder = tmp_path_factory.mktemp("report")
+    run = Path(shutil.copytree(pair[1], folder / "<b>run & 'co'"))
+
+    def hostile(config: TrainConfig) -> Corpus:
+        corpus = load_corpus(config)
+        for split in corpus.splits.values():
+            for utterance, text in zip(split.utterances, itertools.cycle(HOSTILE), strict=False):
+                object.__setattr__(utterance, "text", text)
+        return corpus
+
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("univa.figures.sample.load_corpus", hostile)
+        return Report(runs=(run,), output=folder / "report.html", points=20, device="cpu").run()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """Headless Chromium of the system."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium here (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -1,0 +1,140 @@
+"""What the figures show, and that it can be read at column width."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from univa.errors import UserError
+from univa.figures import cli, matrices
+from univa.figures.maps import lay_out, show_emotion
+from univa.figures.sample import choose_utterances, load_corpora, sample_training
+from univa.figures.style import COLUMN_WIDTH, THEMES, themed
+from univa.finished import names_of, read_run
+from univa.va.lexicon import similarity_matrix
+
+
+def test_co_occurrence():
+    labels = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    found = matrices.co_occurrence(labels)
+    expected = [[1, 2 / 3, 0], [2 / 3, 1, 0], [np.nan] * 3]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_the_rarest_emotion_is_shown():
+    labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 1], [0, 1, 1], [0, 1, 1]]).bool()
+    # counts: 3, 3, 3 at first; make the second rarest
+    labels[4, 1] = False
+    assert show_emotion(labels).tolist() == [1, 0, -1, 0, 2, 1]
+
+
+def test_the_map_is_the_same_every_time_and_keeps_clusters():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(3).repeat_interleave(20, 0) * 8
+    embeddings = torch.cat([centres, torch.zeros(60, 5)], 1)
+    embeddings += 0.1 * torch.randn(60, 8, generator=generator)
+    places = lay_out(embeddings)
+    assert np.array_equal(places, lay_out(embeddings))
+    assert np.abs(places).max() == pytest.approx(1)
+    kind = np.repeat(np.arange(3), 20)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (kind[apart.argmin(axis=1)] == kind).all()
+    with pytest.raises(UserError, match="at least 5 training utterances, there are 4"):
+        lay_out(embeddings[:4])
+
+
+def test_a_sample_is_drawn_once_and_embedded_in_order(pair):
+    assert choose_utterances(5, 9).tolist() == [0, 1, 2, 3, 4]
+    some = choose_utterances(100, 10)
+    assert some.tolist() == sorted(set(some.tolist()))
+    runs = [read_run(folder) for folder in pair]
+    corpora = load_corpora(runs)
+    cpu = torch.device("cpu")
+    whole = sample_training(runs, corpora, limit=10**6, device=cpu)
+    part = sample_training(runs, corpora, limit=20, device=cpu)
+    chosen = choose_utterances(whole.total, 20)
+    assert [u.id for u in part.utterances] == [whole.utterances[i].id for i in chosen]
+    for full, some_of_it in zip(whole.embeddings, part.embeddings, strict=True):
+        for name, values in some_of_it.items():
+            torch.testing.assert_close(values, full[name][chosen])  # whichever the batches
+    torch.testing.assert_close(part.coordinates["audio"], whole.coordinates["audio"][chosen])
+    assert len(part.first(7)) == 7
+
+
+def test_correlations_are_those_of_before_and_after(pair):
+    runs = [read_run(folder) for folder in pair]
+    found = matrices.correlations(runs, ["a", "b"])
+    assert list(found) == ["before training", "after a", "after b"]
+    names = runs[0].label_names
+    np.testing.assert_array_equal(found["before training"], similarity_matrix(names).numpy())
+    assert np.abs(found["after b"] - found["before training"]).max() > 1e-4
+
+
+def test_the_matrix_before_training_is_of_the_runs_own_lexicon(pair, tmp_path: Path):
+    run = read_run(pair[0])
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(len(run.label_names), 2, generator=generator).tolist()
+    path = tmp_path / "lexicon.txt"
+    lines = [
+        f"{n}\t{v:.3f}\t{a:.3f}\t0.5\n" for n, (v, a) in zip(run.label_names, scores, strict=True)
+    ]
+    path.write_text("".join(lines))
+    data = replace(run.config.data, lexicon=str(path))
+    run = replace(run, config=replace(run.config, data=data))
+    found = matrices.correlations([run], ["run"])["before training"]
+    unit = np.array(scores).round(3)
+    unit = 2 * (unit - unit.min(0)) / (unit.max(0) - unit.min(0)) - 1
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, unit @ unit.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int):
+    """85 mm wide; no letter below 7 pt, beyond the edge, or on another of the same axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    runs = [read_run(folder) for folder in pair[:count]]
+    names = names_of(runs)
+    sample = sample_training(runs, load_corpora(runs), limit=100, device=torch.device("cpu"))
+    found = cli.measure_sample(sample, neighbors=5, radius=0.3)
+    places, shown = cli.lay_out_sample(sample, 40)
+    drawn = []
+    with themed(THEMES[0]):
+        for name, figure in cli._all(runs, names, THEMES[0], sample, found, places, shown):
+            drawn.append(name)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            assert figure.get_figwidth() == COLUMN_WIDTH == 85 / 25.4
+            assert figure.get_figheight() < 240 / 25.4
+            renderer = canvas.get_renderer()
+            for text in figure.findobj(Text):
+                if not (text.get_visible() and text.get_text().strip()):
+                    continue
+                assert text.get_fontsize() >= 7, (name, text.get_text())
+                box = text.get_window_extent(renderer)
+                inside = box.x0 >= -1 and box.y0 >= -1
+                inside &= box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+                # Ticks beyond the limits of the axes have letters that are not drawn.
+                assert inside or text.get_clip_on() or not _drawn(text), (name, text.get_text())
+    assert drawn == [
+        *("map-emotion", "map-valence-arousal", "correlation"),
+        *("training", "thresholds", "co-occurrence"),
+    ]
+
+
+def _drawn(text) -> bool:
+    """False for the label of a tick outside its axis."""
+    axes = text.axes
+    if axes is None:
+        return True
+    hidden = []
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        for tick in axis.get_major_ticks():
+            if not low <= tick.get_loc() <= high:
+                hidden += [tick.label1, tick.label2]
+    return text not in hidden

@@ -1,0 +1,162 @@
+"""A sample of the training split, and what runs make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from univa.batch import MODALITIES, Modality
+from univa.data import Corpus, Utterance
+from univa.errors import UserError
+from univa.evaluate import evaluation_sampler, run_batches
+from univa.finished import FinishedRun
+from univa.inputs import load_corpus, load_tokenizer, make_collator, make_normalizer
+from univa.models import UniVA
+
+__all__ = ["Sample", "choose_utterances", "load_corpora", "sample_training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """S utterances of the training split, seen by R runs.
+
+    Attributes:
+        total: utterances of the whole split.
+        utterances: the S utterances, in the order of the split.
+        labels: [S, L] bool.
+        coordinates: modality -> [S, 2] float32 (valence, arousal), normalised as in training; a
+            modality without scores is absent.
+        embeddings: for each run, modality -> [S, D] float32 on the CPU.
+    """
+
+    total: int
+    utterances: tuple[Utterance, ...]
+    labels: Tensor
+    coordinates: dict[Modality, Tensor]
+    embeddings: list[dict[Modality, Tensor]]
+
+    def first(self, count: int) -> Tensor:
+        """Places of `count` of the S utterances, spread evenly over the sample. int64."""
+        size = len(self.utterances)
+        return torch.arange(min(count, size)) * size // min(count, size)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that any of the runs has, in their usual order."""
+        return tuple(name for name in MODALITIES if any(name in one for one in self.embeddings))
+
+    @property
+    def unscored(self) -> tuple[Modality, ...]:
+        """Those of `modalities` without valence-arousal scores."""
+        return tuple(name for name in self.modalities if name not in self.coordinates)
+
+
+def load_corpora(runs: Sequence[FinishedRun]) -> list[Corpus]:
+    """The corpus of each run; one that several runs have in common is read once.
+
+    Raises:
+        UserError: the data cannot be read, or the runs were not trained on the same utterances.
+    """
+    corpora: list[Corpus] = []
+    for run in runs:
+        same = (
+            corpora[place]
+            for place, other in enumerate(runs[: len(corpora)])
+            if (other.config.data, other.config.model) == (run.config.data, run.config.model)
+        )
+        corpora.append(next(same, None) or load_corpus(run.config))
+    first = [utterance.id for utterance in corpora[0].train.utterances]
+    for run, corpus in zip(runs, corpora, strict=True):
+        if [utterance.id for utterance in corpus.train.utterances] != first:
+            raise UserError(
+                f"{run.folder}: its training utterances are not those of {runs[0].folder}; compare "
+                "runs on one corpus"
+            )
+        test = tuple(utterance.id for utterance in corpus.test.utterances)
+        if test != run.utterance_ids:
+            raise UserError(
+                f"{run.folder}: predictions.jsonl is not of the test split of {corpus.source}; is "
+                "the data still what it was?"
+            )
+    return corpora
+
+
+def choose_utterances(total: int, limit: int, *, seed: int = 0) -> Tensor:
+    """At most `limit` of `total` utterances, drawn without replacement.
+
+    Args:
+        total: utterances that there are.
+        limit: how many to take at most.
+        seed: decides the draw.
+
+    Returns:
+        Ascending places, int64.
+    """
+    if limit >= total:
+        return torch.arange(total)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[:limit].sort().values
+
+
+def sample_training(
+    runs: Sequence[FinishedRun],
+    corpora: Sequence[Corpus],
+    *,
+    limit: int,
+    device: torch.device,
+    seed: int = 0,
+) -> Sample:
+    """Embed a sample of the training split with the best epoch of each run.
+
+    Args:
+        runs: the runs.
+        corpora: the corpus of each.
+        limit: most utterances; memory and time grow with it.
+        device: where to compute.
+        seed: decides which utterances.
+
+    Raises:
+        UserError: a checkpoint or the data cannot be read.
+    """
+    train = corpora[0].train
+    chosen = choose_utterances(len(train), limit, seed=seed)
+    coordinates: dict[Modality, Tensor] = {}
+    for run, corpus in zip(runs, corpora, strict=True):
+        normalizer = make_normalizer(run.config, corpus.train)
+        for name in corpus.train.coordinate_modalities:
+            if name not in coordinates and name in run.config.model.modalities:
+                normalized = normalizer.apply(corpus.train.coordinates(name), name)
+                coordinates[name] = normalized[chosen]
+    return Sample(
+        total=len(train),
+        utterances=tuple(train.utterances[i] for i in chosen.tolist()),
+        labels=train.labels[chosen].bool(),
+        coordinates=coordinates,
+        embeddings=[
+            _embed(run, corpus, chosen, device) for run, corpus in zip(runs, corpora, strict=True)
+        ],
+    )
+
+
+def _embed(
+    run: FinishedRun, corpus: Corpus, chosen: Tensor, device: torch.device
+) -> dict[Modality, Tensor]:
+    """Embeddings of the chosen utterances: [S, D] each."""
+    config = run.config
+    model = UniVA.from_pretrained(run.checkpoint).to(device)  # in evaluation mode
+    tokenizer = load_tokenizer(run.checkpoint / "text_encoder") if config.uses_tokens else None
+    collator = make_collator(config, corpus.train, model, tokenizer=tokenizer)
+    row_of = {index: row for row, index in enumerate(chosen.tolist())}
+    batches = evaluation_sampler(config, corpus.train.dialogue_lengths).batches(0)
+    batches = [kept for batch in batches if (kept := [i for i in batch if i in row_of])]
+    embeddings: dict[Modality, Tensor] = {
+        name: torch.empty(len(chosen), config.model.hidden_size) for name in config.model.modalities
+    }
+    for indices, output in run_batches(model, collator, batches, config=config, device=device):
+        rows = [row_of[i] for i in indices]
+        for name, values in output.embeddings.items():
+            embeddings[name][rows] = values.float().cpu()
+    return embeddings
