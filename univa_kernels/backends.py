@@ -18,7 +18,7 @@ from univa_kernels import ops, reference
 
 __all__ = ["Backend", "available_backends", "build_info", "select", "use_backend"]
 
-# Found out here, once: torch.compile traces through the choice of a backend, and cannot trace these.
+# Found out here: torch.compile traces through the choice of a backend, and cannot trace these.
 _CUDA_ARCHITECTURES = ops.extension_build_info().get("cuda_architectures")
 # Triton builds with it what launches its kernels (triton/runtime/build.py).
 _C_COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
