@@ -322,6 +322,8 @@ def main(args: Sequence[str]) -> int:
     config = parse_train(rest)
     if config.resume is not None or config.run_folder is not None:
         raise UserError("univa ablate has run folders of its own: give --folder, and no other")
+    if any(arg.partition("=")[0] == "--seed" for arg in rest):
+        raise UserError("--seed would not be read: give --seeds, one run of every row each")
     folder = Path((own.get("--folder") or [f"runs/ablate-{config.preset}"])[0])
     seeds = _numbers("--seeds", own.get("--seeds", ["1111", "1112", "1113"]))
     tables = _numbers("--tables", own["--tables"]) if "--tables" in own else None

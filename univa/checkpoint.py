@@ -117,6 +117,8 @@ def save_checkpoint(
             meta = {"progress": asdict(progress), **(extra or {}), "config": config.to_dict()}
             (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     except (OSError, RuntimeError) as error:  # torch has no type of its own for a full disk
+        if "DataLoader worker" in str(error):  # a signal handler's, which came by while writing
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{folder}: cannot write the checkpoint ({reason}); make room and go on with: univa "

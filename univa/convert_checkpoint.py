@@ -162,7 +162,7 @@ def _configuration(
         if layers:
             values["feedforward_size"] = len(state[f"{prefix}layers.0.expand.bias"])
     hidden = len(state[f"poolings.{modalities[0]}.query"])
-    if hidden % num_heads:
+    if num_heads < 1 or hidden % num_heads:
         raise UserError(
             f"--num-heads: {num_heads} do not divide the hidden size {hidden}; give the number "
             f"that the model was trained with, such as {math.gcd(hidden, 12)}"

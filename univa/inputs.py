@@ -114,7 +114,16 @@ def _read(config: TrainConfig) -> Corpus:
     if data.source == "store" or (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
         if va_file is not None:
             raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
-        return read_store(folder, modalities=model.modalities, text=text)
+        corpus = read_store(folder, modalities=model.modalities, text=text)
+        # As where the layout itself is read; a store of another corpus may have scores of a part.
+        needed = data.source == "authors" and require_va and "text" in model.modalities
+        if needed and "text" not in corpus.coordinate_modalities:
+            raise UserError(
+                f"{folder}: no valence-arousal scores of the text in this store; put "
+                "preprocess_data/raw_utt_text_textVA.json into the folder that it was made of and "
+                "convert that into another store, or give --loss.alpha 0"
+            )
+        return corpus
     return read_authors(
         folder,
         modalities=model.modalities,

@@ -175,7 +175,7 @@ class ProcessGroup:
 
     @contextmanager
     def watched(self, run: Path) -> Iterator[None]:
-        """Turn what the loss of another process raises inside the block into one line.
+        """Turn what the loss of a process or a worker raises inside the block into one line.
 
         Args:
             run: the run folder, to go on from.
@@ -186,6 +186,12 @@ class ProcessGroup:
         try:
             yield
         except RuntimeError as error:
+            if "DataLoader worker" in str(error):  # a type of its own it has not
+                raise UserError(
+                    f"a process of --data.workers was lost: {_first_line(error)}; memory may have "
+                    "run out: give fewer workers, and go on with: univa train --resume "
+                    f"{run}"
+                ) from error
             # gloo's errors have no type of their own, but the place in its sources.
             if self.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise

@@ -37,11 +37,7 @@ class RunLog:
         Raises:
             UserError: the file cannot be written, or TensorBoard is not installed.
         """
-        self._board = (
-            None
-            if tensorboard is None
-            else (tensorboard_writer()(tensorboard, purge_step=step + 1))
-        )
+        self._board = None if tensorboard is None else _board(tensorboard, step)
         try:
             path.touch()
             self._file = path.open("r+b", buffering=0)  # what fails, fails where it is written
@@ -100,6 +96,17 @@ def tensorboard_writer() -> Any:
     return SummaryWriter
 
 
+def _board(folder: Path, step: int) -> Any:
+    """A writer that goes on after `step`."""
+    # Readers take files in the order of their names, which tell seconds: one of this second
+    # might be read after ours, and what it holds of later steps would stand.
+    found = max(folder.glob("events.out.tfevents.*"), default=None, key=lambda path: path.name)
+    if found is not None and (second := found.name.split(".")[3]).isdigit():
+        while 0 <= int(second) - int(time.time()) < 2:
+            time.sleep(0.05)
+    return tensorboard_writer()(folder, purge_step=step + 1)
+
+
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if isinstance(value, dict):
@@ -127,7 +134,7 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
             names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
             return next(path for path in map(Path, names) if not path.exists()), None
         run = Path(config.run_folder)
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if run.exists() and (not run.is_dir() or any(map(_kept, run.iterdir()))):
             raise UserError(
                 f"{run}: exists and is not an empty folder; give another --run-folder, or go on "
                 f"with the run in it: univa train --resume {run}"
@@ -145,6 +152,11 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
     if not recover_folder(last):
         return run, None
     return run, load_checkpoint(last, config=config)
+
+
+def _kept(path: Path) -> bool:
+    """False for what `atomic_path` leaves where the process was killed inside it."""
+    return not (path.name.startswith(".") and ".tmp-" in path.name)
 
 
 def write_predictions(path: Path, result: SplitResult) -> None:

@@ -48,6 +48,7 @@ from univa.inputs import (
     make_normalizer,
     make_sampler,
 )
+from univa.lock import FolderLock
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
 from univa.objective import Objective
@@ -80,14 +81,18 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         with cpu_threads(config.threads):
             config = config.resolved()
             run, checkpoint = find_run(config)
-            with group.watched(run):
-                return _train(config, group, run, checkpoint)
+            with group.watched(run), FolderLock(run) as lock:
+                return _train(config, group, run, checkpoint, lock)
     finally:
         group.stop()
 
 
 def _train(
-    config: TrainConfig, group: ProcessGroup, run: Path, checkpoint: Checkpoint | None
+    config: TrainConfig,
+    group: ProcessGroup,
+    run: Path,
+    checkpoint: Checkpoint | None,
+    lock: FolderLock,
 ) -> dict[str, Any] | None:
     started = time.perf_counter()
     device, names = group.device, config.model.labels
@@ -139,6 +144,7 @@ def _train(
     log = None
     if group.is_main:
         make_folder(run, mend="give another --run-folder")
+        lock.take()
         if checkpoint is None:
             config.save(run / "config.json")
             atomic_write_json(run / "environment.json", describe_environment(device))

@@ -320,6 +320,11 @@ def test_a_bad_structure_is_named_with_its_row(layout, structure, row, message):
             "arousal]; mend it",
         ),
         (
+            {**SCORES, "meta": {"modality": "audio"}},
+            None,
+            "scores of audio, not of text; give those of the text",
+        ),
+        (
             "{",
             1,
             "invalid JSON at column 2 (Expecting property name enclosed in double quotes); mend "

@@ -256,6 +256,8 @@ def test_utterances_without_rows(files, capsys):
     assert "1 utterances have no audio rows, first 'b[0]'; give --missing drop" in message
     files["store"] = files["store"].with_name("zero")
     assert main(arguments(files, "--missing", "zero")) == 0
+    said = "1 utterances have no audio rows, first 'b[0]': one row of zeros each"
+    assert said in capsys.readouterr().out
     corpus = read_store(files["store"], modalities=("audio",))
     assert torch.equal(corpus.train.dialogues[1].utterances[0].features["audio"], torch.zeros(1, 4))
     files["store"] = files["store"].with_name("drop")
@@ -309,6 +311,13 @@ def test_words_from_a_table(files, tmp_path):
     assert corpus.coordinate_modalities == ("text",)
 
 
+def test_texts_that_come_twice(files, tmp_path, capsys):
+    rows = [{"id": name, "text": "said"} for name in ("a[0]", "a[1]", "a[0]")]
+    files["words"] = write_csv(tmp_path / "t.csv", rows)
+    message = refused(capsys, files)
+    assert f"{files['words']}, row 4: utterance 'a[0]' comes twice; keep one text" in message
+
+
 def without(key):
     def change(path):
         with h5py.File(path, "a") as file:
@@ -351,6 +360,19 @@ def test_odd_feature_files(files, capsys):
     assert "its features are words, not numbers" in refused(capsys, files)
     files["words"], files["audio"] = files["vision"], files["vision"]
     assert "its features are numbers, not words" in refused(capsys, files)
+
+
+def damaged_links(path: Path) -> None:
+    """Overwrite the nodes that list what is in the groups."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"SNOD", b"XXXX").replace(b"HEAP", b"XXXX"))
+
+
+@pytest.mark.parametrize("file", ["labels", "audio", "words"])
+def test_damaged_groups(files, file, capsys):
+    damaged_links(files[file])
+    message = refused(capsys, files)
+    assert f"{files[file]}: no computational sequence" in message
 
 
 def damage(path: Path, dataset: str) -> None:

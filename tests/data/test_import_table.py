@@ -287,6 +287,19 @@ def test_odd_scores(imported, content, said, tmp_path, capsys):
     assert str(path) in message
 
 
+def test_features_and_scores_of_another_modality(imported, tmp_path, capsys):
+    change_index(tmp_path / "audio", 0, modality="vision")
+    message = refused(capsys, *imported)
+    assert "features of vision, not of audio; give them with --vision-features" in message
+    change_index(tmp_path / "audio", 0, modality="audio")
+    path = tmp_path / "va.json"
+    scores = {"train": {"train0_0": ["x", "0", "0"]}, "meta": {"modality": "vision"}}
+    path.write_text(json.dumps(scores))
+    message = refused(capsys, *imported, "--audio-va", path)
+    assert f"{path}: scores of vision, not of audio; give them with --vision-va" in message
+    assert "no score of utterance 'train0_1'" in refused(capsys, *imported, "--vision-va", path)
+
+
 def test_scores_in_table_and_file(rows, tmp_path, capsys):
     for row in rows:
         row["text_valence"] = row["text_arousal"] = 0

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from univa.cli import main
 from univa.data import Collator, read_authors, read_store, writing
 from univa.data.convert import convert
 from univa.errors import UserError
+from univa.lock import FolderLock
 
 
 @pytest.fixture
@@ -95,6 +99,59 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
     same(read_store(store), read_authors(folder))
     with pytest.raises(UserError, match="a finished store is here"):
         convert(folder, store, progress=False)
+
+
+def test_two_conversions_at_once_do_not_meet(folder, tmp_path, monkeypatch, capsys):
+    store, write, said = tmp_path / "store", writing._write, []
+
+    def interfered(path, plan, dtype):
+        if len(said) == 0:
+            said.append(None)
+            assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 2
+            said[0] = capsys.readouterr().err
+        return write(path, plan, dtype)
+
+    monkeypatch.setattr(writing, "_write", interfered)
+    convert(folder, store, progress=False)
+    assert said[0].startswith(f"univa: error: {store}: another process is at work in this folder")
+    assert said[0].count("\n") == 1
+    same(read_store(store), read_authors(folder))
+    lines = (store / "progress.jsonl").read_text().splitlines()
+    names = [json.loads(line).get("name") for line in lines]
+    assert len(set(names)) == len(names)
+
+
+def test_the_lock_of_a_killed_process_is_not_kept_by_its_children(tmp_path):
+    """A worker that outlives it for some seconds must not keep the next run out."""
+    holder = """
+import os, sys, time
+from pathlib import Path
+from univa.lock import FolderLock
+with FolderLock(Path(sys.argv[1])) as lock:
+    lock.take()
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    try:
+        with (
+            pytest.raises(UserError, match="another process is at work"),
+            FolderLock(tmp_path) as a,
+        ):
+            a.take()
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it lives
+        for _ in range(2):
+            with FolderLock(tmp_path) as lock:
+                lock.take()
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_full_disk_is_one_line_and_the_conversion_goes_on(folder, tmp_path, capfd):

@@ -95,6 +95,7 @@ def test_refusals(golden, tmp_path, capsys):
         ("roberta.pth", [], "give --text-encoder FOLDER"),
         ("good.pth", ["--text-encoder", encoder], "leave --text-encoder out"),
         ("good.pth", ["--num-heads", "5"], "5 do not divide the hidden size 48"),
+        ("good.pth", ["--num-heads", "0"], "0 do not divide the hidden size 48"),
     ]
     for name, write in files.items():
         write(tmp_path / name)

@@ -193,6 +193,7 @@ def test_command_line(tmp_path: Path, capsys, trained):
         (["ablate", "demo", "--seeds", "a"], "--seeds: a are not whole numbers"),
         (["ablate", "demo", "--tables", "4"], "the tables are 2 and 3"),
         (["ablate", "demo", "--run-folder", "x"], "give --folder"),
+        (["ablate", "demo", "--seed", "5"], "--seed would not be read: give --seeds"),
     ):
         assert main(bad) == 2
         assert said in capsys.readouterr().err

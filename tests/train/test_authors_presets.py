@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.data.layout import write_layout
 from univa.cli import main
 from univa.presets import PRESETS
 
@@ -127,3 +128,16 @@ def test_what_does_not_fit_is_named(golden, tmp_path, capsys):
         assert said in error, error
         assert error.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+def test_a_store_without_scores_of_the_text_is_refused_as_the_layout_is(tmp_path, capsys):
+    folder, store = write_layout(tmp_path / "data", audio_size=768), tmp_path / "store"
+    (folder / "preprocess_data" / "raw_utt_text_textVA.json").unlink()
+    assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 0
+    assert "without valence-arousal scores of the text" in capsys.readouterr().out
+    options = ["--text-encoder", str(tmp_path), "--model.vision-dim", "10"]
+    for data in (folder, store):
+        assert main(["train", "mosei-roberta", "--data", str(data), *options]) == 2
+        error = capsys.readouterr().err
+        assert "raw_utt_text_textVA.json" in error
+        assert error.count("\n") == 1

@@ -1,6 +1,7 @@
 """Figures per label and threshold curves, against their definitions."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from univa.cli import main
 from univa.errors import UserError
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide, threshold_grid
 from univa.reports import label_figures, label_table, threshold_curves
+from univa.runs import RunLog
 from univa.train import train
 
 
@@ -112,6 +114,18 @@ def test_tensorboard_is_named_where_it_is_missing(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"TensorBoard is not installed; pip install"):
         train(tiny(run_folder=str(tmp_path / "run"), tensorboard=True))
     assert not (tmp_path / "run").exists()
+
+
+def test_files_of_tensorboard_stand_in_the_order_in_which_they_were_written(tmp_path: Path):
+    folder = tmp_path / "tensorboard"
+    folder.mkdir()
+    # Written within this second, and named so that another of this second would come before it.
+    (folder / f"events.out.tfevents.{int(time.time()):010d}.~.1.0").touch()
+    log = RunLog(tmp_path / "log.jsonl", keep_bytes=0, tensorboard=folder)
+    log.close()
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 2
+    assert ".~." in names[0]
 
 
 def test_tensorboard_gets_the_log_of_a_run_that_was_stopped_and_went_on(tmp_path: Path):

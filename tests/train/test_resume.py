@@ -17,7 +17,9 @@ from tests.train.tiny import assert_same_run, options, read_log, tiny
 from univa.checkpoint import META
 from univa.cli import main
 from univa.data import Collator
+from univa.errors import UserError
 from univa.inputs import load_corpus
+from univa.lock import FolderLock
 from univa.processes import Interrupted
 from univa.runs import RunLog
 from univa.train import train
@@ -86,6 +88,86 @@ def test_killed_before_the_first_checkpoint(finished: Path, tmp_path: Path):
     tiny(run_folder=str(run)).resolved().save(run / "config.json")
     (run / "log.jsonl").write_text('{"event": "step", "step": 1, "loss": 0.0}\n')
     train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_killed_while_the_config_was_written(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.tmp-123.json").write_text("{")
+    train(tiny(run_folder=str(run)))
+    assert_same_run(run, finished)
+
+
+# As `INTERRUPTED`; with workers, which a scheduler's SIGTERM reaches as well, or which are lost.
+WITH_WORKERS = """
+import multiprocessing, os, signal, sys
+from univa.cli import main
+from univa.runs import RunLog
+
+write, what = RunLog.write, sys.argv.pop(1)
+
+def signalling(self, **record):
+    write(self, **record)
+    if record["step"] == 3:
+        if what == "stop":
+            os.killpg(0, signal.SIGTERM)
+        else:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+RunLog.write = signalling
+sys.exit(main(["train", *sys.argv[1:], "--data.workers", "1"]))
+"""
+
+
+@pytest.mark.parametrize(("what", "status"), [("stop", 143), ("lose", 2)])
+def test_workers_and_signals(what, status, finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    config = tiny(save_every=1, run_folder=str(run))
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_WORKERS, what, *options(config)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        start_new_session=True,
+    )
+    error = result.stderr
+    assert result.returncode == status, error
+    said = (
+        "stopped by SIGTERM at step " if what == "stop" else "a process of --data.workers was lost"
+    )
+    assert said in error
+    assert error.endswith(f"go on with: univa train --resume {run}\n")
+    assert error.count("\n") == 1
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)
+
+
+def test_a_run_that_is_under_way_is_left_alone(finished: Path, tmp_path, monkeypatch, capsys):
+    run, write, tried = tmp_path / "run", RunLog.write, []
+
+    def interfered(self, **record):
+        write(self, **record)
+        with pytest.raises(UserError, match="another process is at work"), FolderLock(run) as lock:
+            lock.take()
+        tried.append(record["step"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", interfered)
+        train(tiny(save_every=2, run_folder=str(run)))
+    assert len(tried) > 3
+    (run / "metrics.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with FolderLock(run) as lock:
+        lock.take()
+        assert main(["train", "--resume", str(run), "--no-progress"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"univa: error: {run}: another process is at work in this folder")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert main(["train", "--resume", str(run), "--no-progress"]) == 0
     assert_same_run(run, finished)
 
 

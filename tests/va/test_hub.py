@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tests.va.media_files import FAMILIES, PICTURES, SPEECH, picture, speech_encoder, tone
+from univa.cli import main
 from univa.errors import UserError
 from univa.va.hub import HubScorer
 from univa.va.media import Clip, read_audio
@@ -121,6 +122,22 @@ def test_order_and_range_are_options(dimensional, clips):
     torch.testing.assert_close(scorer.score(clips), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_outputs_beyond_the_range_are_counted(dimensional, clips, tmp_path, capsys):
+    """A range that is not the model's must not pass unseen: all its scores are at the ends."""
+    folder, _ = dimensional
+    rows = "".join(f"{k},train,{clip.path}\n" for k, clip in enumerate(clips))
+    manifest, output = tmp_path / "m.csv", tmp_path / "va.json"
+    manifest.write_text("id,split,audio\n" + rows)
+    for ends, said in ((("-9", "9"), 0), (("-9", "-8"), len(clips))):
+        command = ["va", "score", "--modality", "audio", "--model", folder, "--manifest", manifest]
+        command += ["--output", output, "--no-progress", "--output-range", *ends]
+        assert main([str(part) for part in command]) == 0
+        printed = capsys.readouterr().out
+        line = f"{said} of {len(clips)} utterances have a score at -1 or 1, where scores are cut"
+        assert (line in printed) == (said > 0)
+        assert json.loads(output.read_text())["meta"]["at_ends"] == said
+
+
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_stock_audio_model(tmp_path, clips, norm):
     torch.manual_seed(2)
@@ -203,6 +220,7 @@ def test_odd_models_are_one_line(tmp_path, dimensional, tiny_encoder):
         (folder, "audio", {"order": ("valence", "dominance")}, r"has 3 output\(s\), and --order"),
         (folder, "audio", {"order": ("a", "b", "valence")}, "arousal must be one of the model's 3"),
         (folder, "audio", {"output_range": (1.0, 0.0)}, "output range: 1 0 is none"),
+        (folder, "audio", {"output_range": (0.0, float("inf"))}, "output range: 0 inf is none"),
         (folder, "text", {}, "no regression model of text could be loaded"),
         (folder, "vision", {}, "no regression model of vision could be loaded"),
     ):
@@ -210,6 +228,9 @@ def test_odd_models_are_one_line(tmp_path, dimensional, tiny_encoder):
             HubScorer.from_pretrained(source, modality, **options)
         assert "\n" not in str(caught.value)
     (folder / "preprocessor_config.json").rename(folder / "away")
+    with pytest.raises(UserError, match=r"no usable audio processor .*preprocessor_config.json"):
+        HubScorer.from_pretrained(folder, "audio")
+    (folder / "preprocessor_config.json").write_text("[]")
     with pytest.raises(UserError, match=r"no usable audio processor .*preprocessor_config.json"):
         HubScorer.from_pretrained(folder, "audio")
     (folder / "away").rename(folder / "preprocessor_config.json")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -77,6 +77,7 @@ def test_columns_are_found_by_name(tmp_path):
     assert read_lexicon(write(tmp_path / "vad.txt", content))["joy"] == pytest.approx((1.0, 0.6))
 
 
+@settings(deadline=None)
 @given(
     points=st.dictionaries(
         st.text("abcdef ", min_size=1, max_size=8).filter(lambda word: word.strip() == word),

@@ -42,13 +42,25 @@ def test_channels_are_averaged_and_the_rate_is_changed(tmp_path):
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)
 
 
+@pytest.mark.parametrize("length", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_streamed_wav_does_not_know_its_length(tmp_path, length):
+    path = tone(tmp_path / "a.wav", seconds=1)
+    content = bytearray(path.read_bytes())
+    content[40:44] = length.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(read_audio(Clip(path=path), 16000)) == 16000
+
+
 def test_odd_audio_is_one_line(tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 16000, subtype="FLOAT")
     flac = tone(tmp_path / "cut.flac", seconds=2)
     flac.write_bytes(flac.read_bytes()[:200])
+    wav = tone(tmp_path / "cut.wav", seconds=2)
+    wav.write_bytes(wav.read_bytes()[:40000])
     for name, message in {
+        "cut.wav": "the file ends before its sound does",
         "none.wav": "no such file; mend the path in the manifest",
         "text.wav": "no audio file that can be read",
         "empty.wav": "no sound between 0 s and the end; the file has 0.000 s",

@@ -15,7 +15,16 @@ from typing import Any
 
 from univa.errors import UserError
 
-__all__ = ["JsonFile", "at", "finite_number", "nearest", "read_json", "read_table", "read_text"]
+__all__ = [
+    "JsonFile",
+    "at",
+    "check_modality",
+    "finite_number",
+    "nearest",
+    "read_json",
+    "read_table",
+    "read_text",
+]
 
 
 def at(path: Path, row: int | None = None) -> str:
@@ -166,6 +175,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {other.lower(): other for other in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[found[0]]!r}?)" if found else ""
+
+
+def check_modality(path: Path, what: str, said: Any, wanted: str, *, mend: str) -> None:
+    """Refuse what another modality's option is for; a file that does not say is taken.
+
+    Args:
+        path: The file.
+        what: What it holds, for the message.
+        said: Modality that the file names, or None.
+        wanted: Modality that it was given for.
+        mend: What to do where they differ.
+
+    Raises:
+        UserError: the two differ.
+    """
+    if said not in (None, wanted):
+        raise UserError(f"{path}: {what} of {said}, not of {wanted}; {mend}")
 
 
 def finite_number(value: Any, *, what: str, place: Callable[[], str]) -> float:

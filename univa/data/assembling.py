@@ -154,11 +154,11 @@ def assemble(
     found: dict[Modality, Mapping[str, Place]] = dict(places or {})
     for modality, path in attachments.features().items():
         if modality not in found:
-            found[modality], more = read_feature_folder(path)
+            found[modality], more = read_feature_folder(path, modality)
             files += more
     scores: dict[Modality, dict[str, tuple[float, float]]] = {}
     for modality, path in attachments.scores().items():
-        scores[modality] = read_scores(path)
+        scores[modality] = read_scores(path, modality)
         files.append(path)
     dialogues: dict[str, list[Row]] = {}
     known: dict[str, str] = {}

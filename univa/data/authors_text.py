@@ -21,8 +21,17 @@ import torch
 from torch import Tensor
 
 from univa.batch import Modality
-from univa.data._reading import JsonFile, at, finite_number, nearest, read_json, read_table
+from univa.data._reading import (
+    JsonFile,
+    at,
+    check_modality,
+    finite_number,
+    nearest,
+    read_json,
+    read_table,
+)
 from univa.data.corpus import Corpus, Dialogue, Split, Utterance
+from univa.data.scores import scored_modality
 from univa.errors import UserError
 
 __all__ = ["M3ED_LABELS", "MOSEI_LABELS", "read_authors_text"]
@@ -286,6 +295,8 @@ def _read_scores(path: Path, structure: _Structure) -> dict[str, tuple[float, fl
     file = read_json(
         path, mend="write it with `univa va score-text`, or name the file with the scores"
     )
+    mend = "give those of the text"
+    check_modality(path, "scores", scored_modality(file), "text", mend=mend)
     scores: dict[str, tuple[float, float]] = {}
     for split, dialogues in structure.dialogues.items():
         entries: Any = file.values.get(split)

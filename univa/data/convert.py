@@ -92,6 +92,12 @@ class Convert:
         """
         convert(self.folder, self.store, **vars(self.options))
         print(summary(self.store))
+        lines = read_manifest(self.store)
+        if not any("text" in line["va"] for line in lines if line["kind"] == "utterance"):
+            print(
+                "without valence-arousal scores of the text, which presets with a text encoder "
+                "need: preprocess_data/raw_utt_text_textVA.json is not there"
+            )
 
 
 @dataclass(kw_only=True)

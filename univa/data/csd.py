@@ -31,6 +31,8 @@ __all__ = ["OVERLAP_SECONDS", "Csd", "Segment", "SegmentFeatures", "video_of"]
 
 OVERLAP_SECONDS = 1e-5
 _MEND = "give a computational sequence as the CMU Multimodal SDK writes it"
+# What h5py raises where a file is damaged or laid out in another way.
+_ODD = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 _SILENCE = {"sp", "sil"}
 
 
@@ -91,7 +93,7 @@ class Csd:
             self.metadata = {
                 name: _decoded(value[()]) for name, value in root.get("metadata", {}).items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _ODD as error:
             raise UserError(
                 f"{path}: no computational sequence <root>/data/<video> ({_line(error)}); {_MEND}"
             ) from None
@@ -118,7 +120,7 @@ class Csd:
                 raise ValueError(f"features {features.shape}, intervals {times.shape}")
             if len(features.shape) != 2 or not np.isfinite(times).all():
                 raise ValueError(f"features {features.shape}, or a time that is not finite")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _ODD as error:
             raise UserError(
                 f"{self.path}: video {key!r} has no features [n, F] with intervals [n, 2] "
                 f"({_line(error)}); {_MEND}"
@@ -185,7 +187,7 @@ class Csd:
     def _rows(self, key: str, features: Any, first: int, end: int) -> NDArray[Any]:
         try:
             return np.asarray(features[first:end])
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise UserError(
                 f"{self.path}: video {key!r} is damaged ({_line(error)}); get the file anew"
             ) from None

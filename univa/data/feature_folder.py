@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from univa.data._reading import at, read_text
+from univa.batch import Modality
+from univa.data._reading import at, check_modality, read_text
 from univa.data.corpus import Place
 from univa.errors import UserError
 
@@ -80,17 +81,19 @@ class FeatureFolder:
         return values
 
 
-def read_feature_folder(folder: Path) -> tuple[dict[str, Place], list[Path]]:
+def read_feature_folder(folder: Path, modality: Modality) -> tuple[dict[str, Place], list[Path]]:
     """Read the index of a folder.
 
     Args:
         folder: the folder.
+        modality: whose features these must be, where the index says whose they are.
 
     Returns:
         Utterance id -> its features, and the files that were named.
 
     Raises:
-        UserError: the index is missing or a line of it is odd; a file is missing.
+        UserError: the index is missing or a line of it is odd; a file is missing; the features
+            are of another modality.
     """
     index = folder / INDEX
     text = read_text(index, mend="give a finished folder of `univa data extract-audio` or -vision")
@@ -102,6 +105,9 @@ def read_feature_folder(folder: Path) -> tuple[dict[str, Place], list[Path]]:
         try:
             values = json.loads(line)
             if row == 1 and values.get("kind") == "features":
+                said = values.get("modality")
+                mend = f"give them with --{said}-features"
+                check_modality(index, "features", said, modality, mend=mend)
                 continue
             name, file, key = values["id"], values["file"], values.get("key", "features")
             steps, size = values.get("shape") or (values["steps"], values["size"])

@@ -21,6 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from univa.batch import Modality
+from univa.data._reading import at
 from univa.data.assembling import Attachments, Row, assemble
 from univa.data.authors_text import MOSEI_LABELS
 from univa.data.corpus import Place
@@ -163,11 +164,12 @@ class ImportCsd:
                 steps = int(self.missing == "zero")
             places[segment.id] = Place(source=source, start=number, steps=steps, size=source.size)
         self._report(f"{csd.path}: NaN or infinity in {count} {modality} rows of", bad)
-        if empty and self.missing == "error":
-            raise UserError(
-                f"{csd.path}: {len(empty)} utterances have no {modality} rows, first {empty[0]!r}; "
-                "give --missing drop or --missing zero"
-            )
+        if empty:
+            what = f"{csd.path}: {len(empty)} utterances have no {modality} rows, first "
+            what += repr(empty[0])
+            if self.missing == "error":
+                raise UserError(f"{what}; give --missing drop or --missing zero")
+            print(f"{what}: {'left out' if self.missing == 'drop' else 'one row of zeros each'}")
         return places
 
     def _report(self, what: str, bad: list[str]) -> None:
@@ -184,7 +186,14 @@ class ImportCsd:
             texts = {segment.id: csd.words(segment) for segment in segments}
         else:
             mend = "give a sequence of words, or a table with id and text"
-            texts = {r["id"]: r["text"] for _, r in read_records(path, ("id", "text"), mend=mend)}
+            texts = {}
+            for number, record in read_records(path, ("id", "text"), mend=mend):
+                name = record["id"].strip()
+                if name in texts:
+                    raise UserError(
+                        f"{at(path, number)}: utterance {name!r} comes twice; keep one text"
+                    )
+                texts[name] = record["text"]
         for row in rows:
             if row.id not in texts:
                 raise UserError(f"{path}: no text of utterance {row.id!r}; add a row for it")

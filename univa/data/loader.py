@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,14 @@ from univa.data.collate import Collator
 from univa.errors import UserError
 
 __all__ = ["load_batches"]
+
+
+def _outlive_sigterm(_: int) -> None:
+    """Leave SIGTERM, which schedulers send to all processes of a job, to the training process.
+
+    It needs the workers until it has saved, and ends them then; they look whether it still lives.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Batches(Dataset[Batch | UserError]):
@@ -49,6 +58,7 @@ def load_batches(
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=_outlive_sigterm,
         generator=torch.Generator().manual_seed(0),  # not the run's own: it would move on
     )
     for batch in loader:

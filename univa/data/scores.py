@@ -11,31 +11,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from univa.data._reading import at, finite_number, read_json
+from univa.batch import Modality
+from univa.data._reading import JsonFile, at, check_modality, finite_number, read_json
 from univa.data.records import read_records
 from univa.errors import UserError
 
-__all__ = ["read_scores"]
+__all__ = ["read_scores", "scored_modality"]
 
 _MEND = "`univa va score` writes it"
 
 
-def read_scores(path: Path) -> dict[str, tuple[float, float]]:
+def read_scores(path: Path, modality: Modality) -> dict[str, tuple[float, float]]:
     """Read the scores of one modality.
 
     Args:
         path: `.json`, or a table.
+        modality: whose scores these must be, where the file says whose they are.
 
     Returns:
         Utterance id -> (valence, arousal), as they are given.
 
     Raises:
         UserError: the file is missing or not in one of the forms, a score is no finite number, or
-            an utterance is scored twice.
+            an utterance is scored twice, or the scores are of another modality.
     """
     scores: dict[str, tuple[float, float]] = {}
     if path.suffix.lower() == ".json":
         file = read_json(path, mend=_MEND)
+        said = scored_modality(file)
+        check_modality(path, "scores", said, modality, mend=f"give them with --{said}-va")
         for split in ("train", "valid", "test"):
             entries = file.values.get(split, {})
             if not isinstance(entries, dict):
@@ -54,6 +58,13 @@ def read_scores(path: Path) -> dict[str, tuple[float, float]]:
     if not scores:
         raise UserError(f"{path}: no scores in it; {_MEND}")
     return scores
+
+
+def scored_modality(file: JsonFile) -> str | None:
+    """The modality whose scores a file says it holds; None where it does not say."""
+    about = file.values.get("meta")
+    said = about.get("modality") if isinstance(about, dict) else None
+    return said if isinstance(said, str) else None
 
 
 def _add(

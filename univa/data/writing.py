@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from univa.data.corpus import Corpus, LazyFeatures, Place
 from univa.data.store import MANIFEST, PROGRESS, VERSION, file_sha256, read_manifest
 from univa.errors import UserError
 from univa.files import atomic_path, atomic_write_text, make_folder
+from univa.lock import FolderLock
 
 __all__ = ["StoreOptions", "fingerprints", "refuse_finished", "summary", "write_store"]
 
@@ -82,7 +84,8 @@ def write_store(
         extras: utterance id -> what else the manifest says of it, such as its speaker.
 
     Raises:
-        UserError: a value is bad, or `store` is finished or belongs to another run.
+        UserError: a value is bad, or `store` is finished, belongs to another run, or is being
+            written by another process.
     """
     refuse_finished(store)
     size = np.dtype(options.dtype).itemsize
@@ -97,14 +100,17 @@ def write_store(
         "source": dict(source),
     }
     make_folder(store)
-    done = _done(store, head)
     lines: list[dict[str, Any]] = [head]
     where: dict[tuple[str, Modality], list[Any]] = {}
     steps = sum(plan.rows for plan in plans)
-    with (
-        (store / PROGRESS).open("a", encoding="utf-8") as log,
-        tqdm(total=steps, unit="step", unit_scale=True, disable=not options.progress) as bar,
-    ):
+    with FolderLock(store) as lock, ExitStack() as stack:
+        lock.take()
+        refuse_finished(store)  # another process may have written it meanwhile
+        done = _done(store, head)
+        log = stack.enter_context((store / PROGRESS).open("a", encoding="utf-8"))
+        bar = stack.enter_context(
+            tqdm(total=steps, unit="step", unit_scale=True, disable=not options.progress)
+        )
         if log.tell() == 0:
             log.write(json.dumps(head) + "\n")
         for plan in plans:
@@ -129,10 +135,11 @@ def write_store(
                 where[name, plan.modality] = [plan.name, start, place.steps]
                 start += place.steps
             bar.update(plan.rows)
-    lines += _utterances(corpus, vectors, where, extras)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    atomic_write_text(store / MANIFEST, text + json.dumps({"kind": "end", "sha256": digest}) + "\n")
+        lines += _utterances(corpus, vectors, where, extras)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        end = json.dumps({"kind": "end", "sha256": digest})
+        atomic_write_text(store / MANIFEST, f"{text}{end}\n")
 
 
 def refuse_finished(store: Path) -> None:

@@ -109,8 +109,14 @@ class Score:
         if isinstance(scorer, LexiconScorer):
             about["without_words"] = scorer.unknown([item.written for item in items])
             print(f"{about['without_words']} texts have no word of the lexicon; they are at 0, 0")
-        atomic_write_json(self.output, score_file(scores, about))
+        content = score_file(scores, about)
+        atomic_write_json(self.output, content)
         finished.remove()
+        if isinstance(scorer, HubScorer) and content["meta"]["at_ends"]:
+            print(
+                f"{content['meta']['at_ends']} of {len(items)} utterances have a score at -1 or 1, "
+                "where scores are cut; where these are many, --output-range is not the model's"
+            )
         print(f"{len(items)} utterances scored into {self.output}")
 
     def _items(self) -> list[Item]:

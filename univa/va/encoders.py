@@ -17,7 +17,10 @@ from univa.quiet import no_load_report
 
 __all__ = ["LOADING_ERRORS", "check_encodes", "empty_encoder", "first_line", "load_encoder"]
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, RuntimeError, SafetensorError),
+    *(AttributeError, TypeError),  # JSON of another shape than the library reads
+)
 _NOUN: dict[Modality, str] = {"text": "text", "audio": "audio", "vision": "vision"}
 # What a checkpoint of another task may lack, and what nothing here uses.
 _DISPENSABLE = ("pooler", "masked_spec_embed", "position_ids")

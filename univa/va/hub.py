@@ -9,6 +9,7 @@ tanh, `classifier.out_proj`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -76,8 +77,10 @@ class HubScorer(Scorer):
             UserError: it cannot be loaded, lacks weights, or its outputs are not the ones named.
         """
         low, high = output_range
-        if not low < high:
-            raise UserError(f"output range: {low:g} {high:g} is none; give the lower end first")
+        if not (low < high and math.isfinite(low) and math.isfinite(high)):
+            raise UserError(
+                f"output range: {low:g} {high:g} is none; give two numbers, the lower first"
+            )
         local = Path(source).is_dir()
         try:
             config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)

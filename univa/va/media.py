@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+# What libsndfile notes of a WAV file that is shorter than its header says.
+_CUT_SHORT = re.compile(r"^data\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_LENGTH = 0x7FFFF000  # and above: what programs write that do not know it yet
 _PACKAGES = {"soundfile": "soundfile", "soxr": "soxr", "PIL.Image": "pillow", "av": "av"}
 
 
@@ -69,16 +73,23 @@ def audio_seconds(clip: Clip) -> float:
     """Length of an audio clip, from the file's header.
 
     Raises:
-        UserError: the file is missing, is no audio file, or has no sound in the stretch.
+        UserError: the file is missing, is no audio file, is cut short, or has no sound in the
+            stretch.
     """
     soundfile = need("soundfile")
     _file(clip.path, "mend the path in the manifest")
     try:
-        info = soundfile.info(str(clip.path))
+        info = soundfile.info(str(clip.path), verbose=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(
             f"{clip.path}: no audio file that can be read ({_reason(error)}); give WAV or FLAC"
         ) from None
+    cut = _CUT_SHORT.search(info.extra_info)
+    if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_LENGTH:
+        raise UserError(
+            f"{clip.path}: damaged audio: the file ends before its sound does ({cut[2]} bytes of "
+            f"{cut[1]}); write the file anew"
+        )
     length = info.frames / info.samplerate
     end = length if clip.end is None else min(clip.end, length)
     if not end > clip.start:

@@ -139,7 +139,9 @@ def score_file(scores: Scores, about: dict[str, Any]) -> dict[str, Any]:
         about: modality, model and the like.
 
     Returns:
-        The splits and "meta": `about`, the number of scores and the normalisation's parameters.
+        The splits and "meta": `about`, the number of scores, how many of them are at an end of
+        the range, where they are cut, and the normalisation's parameters.
     """
-    count = sum(map(len, scores.values()))
-    return {**scores, "meta": {**about, "count": count, "normalization": statistics(scores)}}
+    points = torch.cat([_points(entries) for entries in scores.values()])
+    figures = {"count": len(points), "at_ends": int((points.abs() >= 1).any(1).sum())}
+    return {**scores, "meta": {**about, **figures, "normalization": statistics(scores)}}
