@@ -28,6 +28,7 @@ import univa_kernels
 
 TEMPERATURE, RADIUS = 0.5, 0.1
 ROWS, DIM = 16384, 768
+RESULTS = Path(__file__).parent / "results"
 # What an H200 must reach and should, at ROWS and DIM; times are better low, the rest high.
 TARGETS = {
     "forward / bare product": (1.0, 0.7),
@@ -146,8 +147,9 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu: torch sees no CUDA device")
     gpu = torch.cuda.get_device_name()
-    name = gpu.replace(" ", "-").lower()
-    path = options.out or Path(__file__).parent / "results" / f"{name}-kernels.json"
+    # Not <gpu>.json, which is the benchmark suite's.
+    name = f"{gpu.replace(' ', '-').lower()}-kernels.json"
+    path = options.out or RESULTS / name
     result: dict[str, Any] = {
         "gpu": gpu,
         "torch": torch.__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from torch import Tensor
 from univa_kernels import ops, reference
 
 __all__ = ["Backend", "available_backends", "build_info", "select", "use_backend"]
+
+# Found out here: torch.compile traces through the choice of a backend, and cannot trace these.
+_CUDA_ARCHITECTURES = ops.extension_build_info().get("cuda_architectures")
+# Triton builds with it what launches its kernels (triton/runtime/build.py).
+_C_COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 _FLOATING = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
@@ -60,7 +66,7 @@ def _extension_missing() -> str | None:
 def _cuda_missing() -> str | None:
     if missing := _extension_missing():
         return missing
-    if not ops.extension_build_info().get("cuda_architectures"):
+    if not _CUDA_ARCHITECTURES:
         return "the extension was built without CUDA (no nvcc, or UNIVA_BUILD_CUDA=0)"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
@@ -75,7 +81,9 @@ def _triton_missing() -> str | None:
     if torch.version.cuda is None:
         return "it is for NVIDIA GPUs"
     major, minor = torch.cuda.get_device_capability()
-    return None if major >= 8 else f"compute capability {major}.{minor} is below 8.0"
+    if major < 8:
+        return f"compute capability {major}.{minor} is below 8.0"
+    return None if _C_COMPILER else "triton needs a C compiler: gcc, clang, or what CC names"
 
 
 # The kernels are imported, and triton with them, at the first call.

@@ -47,6 +47,31 @@ def test_a_forced_backend_that_cannot_serve_says_why():
         va_supcon_loss(torch.zeros(2, 2), torch.zeros(2, 2))
 
 
+@pytest.mark.parametrize("backend", backends._BACKENDS, ids=lambda backend: backend.name)
+def test_compiled_code_can_ask_whether_a_backend_is_usable(backend):
+    """torch.compile(fullgraph=True) traces through the choice, whatever the tensors' device."""
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def usable(one):
+        return one if backend.unusable() is None else -one
+
+    assert (usable(torch.ones(())) > 0) == (backend.unusable() is None)
+
+
+def test_triton_is_refused_where_no_compiler_can_build_its_launchers(monkeypatch):
+    """At the first call it would fail, where another backend serves."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backends, "_TRITON_INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(backends, "_C_COMPILER", "gcc")
+    assert backends._triton_missing() is None
+    monkeypatch.setattr(backends, "_C_COMPILER", None)
+    assert "C compiler" in backends._triton_missing()
+
+
 def test_unknown_names_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="'gpu'; one of auto, cpu"):
         use_backend("gpu")

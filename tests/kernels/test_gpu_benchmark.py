@@ -35,6 +35,14 @@ def test_a_run_that_is_stopped_leaves_what_it_had(pretended, monkeypatch):
     assert list(pretended.parent.iterdir()) == [pretended]
 
 
+def test_figures_go_beside_those_of_the_suite_not_over_them(pretended, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path, raising=False)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    monkeypatch.setattr(gpu, "measure", lambda *_: iter([{"forward": 1.0}]))
+    gpu.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["pretended-gpu-kernels.json"]
+
+
 @pytest.mark.parametrize(
     ("ratio", "rows", "missed"),
     [

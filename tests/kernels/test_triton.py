@@ -76,6 +76,30 @@ def test_positives_in_sorted_tiles_are_skipped_not_lost():
     oracle.check(case, "triton", torch.float32, DEVICE)
 
 
+@pytest.mark.parametrize("d", [8, 264])
+def test_positives_are_looked_for_only_where_boxes_touch(d, monkeypatch):
+    """Told that all tiles lie apart, the kernels find positives in those of the diagonal alone."""
+    from univa_kernels._triton import problem, run_backward, run_forward
+
+    if DEVICE == "cuda":
+        pytest.skip("tiles are larger there")
+    rows = torch.randn(1, 48, d, generator=torch.Generator().manual_seed(d)) / d**0.5
+    apart = torch.arange(48).div(16, rounding_mode="floor").float().view(1, 48, 1)
+    results = []
+    for points in (apart, torch.zeros_like(apart)):
+        if not points.any():
+            boxes = torch.tensor([0.0, 0.0]).expand(1, 48, 1, 2).contiguous()
+            monkeypatch.setattr(problem.Problem, "boxes", lambda *_, b=boxes: (b, b + 9))
+        options = (0.5, 0.1, 0.0, 0.0, 0, False, False)
+        made = problem.make(rows, None, points, None, None, None, None, *options, problem.direct)
+        losses, stats = run_forward.forward(made)
+        gradient, _ = run_backward.backward(made, torch.ones(1, 48), stats, True, False)
+        results.append((losses, stats[:, :3], gradient))
+    assert (results[1][1][:, 1] == 15).all()
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize(("dims", "d"), [(1, 8), (2, 264), (3, 8)])
 def test_sorted_by_coordinates_every_row_gets_its_own(dims, d):
     """Losses, statistics and gradients come back in the caller's order, for sets of their own."""

@@ -159,15 +159,31 @@ def test_a_damaged_or_foreign_file_is_told_of_once_and_ignored(text, complaint, 
     assert "triton_tune" in told[0]
 
 
-def test_a_candidate_that_does_not_fit_is_passed_over():
-    from triton.runtime.errors import OutOfResources
+def test_a_number_of_another_type_in_the_file_reaches_no_kernel(folder):
+    entry = {name: float(value) for name, value in vars(chosen("forward", 16)).items()}
+    content = {"version": 1, "gpu": cache.gpu_name(DEVICE)}
+    content["entries"] = {configs.key("forward", "ieee", 16, 20): entry}
+    file_of(folder).write_text(json.dumps(content))
+    cache.forget()
+    assert {type(value) for value in vars(chosen("forward", 16)).values()} == {int}
 
+
+@pytest.mark.parametrize("what", ["resources", "assembler", "compiler"])
+def test_a_candidate_that_does_not_fit_is_passed_over(what):
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    errors = {
+        "resources": OutOfResources(300_000, 232_448, "shared memory"),
+        "assembler": PTXASError("registers"),
+        "compiler": CompilationError(None, None, "a shape"),
+    }
     tried = configs.candidates("forward", "ieee", 16, configs.capability_of(DEVICE))
     lines = []
 
     def timer(call):
         if configs._forced.get("forward") == tried[0]:
-            raise OutOfResources(300_000, 232_448, "shared memory")
+            raise errors[what]
         return 1.0
 
     best = triton_tune(20, 16, torch.float32, device=DEVICE, timer=timer, show=lines.append)

@@ -81,8 +81,9 @@ def found(kernel: str, kind: str, depth: int, rows: int, device: torch.device) -
     config = _entries(path, gpu).get(configs.key(kernel, kind, depth, rows))
     if config is None:
         return None
-    if config in configs.candidates(kernel, kind, depth, configs.capability_of(device)):
-        return config
+    for candidate in configs.candidates(kernel, kind, depth, configs.capability_of(device)):
+        if candidate == config:
+            return candidate  # not the file's own: 128.0 equals 128 and is no tile size
     _warn(path, "holds tile sizes that this version does not know")
     return None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from triton.runtime.errors import OutOfResources
+from triton import TritonError
 
 from univa_kernels._triton import cache, configs, problem
 from univa_kernels._triton.configs import Config
@@ -39,7 +39,7 @@ def tune(
             with configs.forced(kernel, config):
                 try:
                     times[config] = timer(call)
-                except (OutOfResources, RuntimeError) as error:  # also of the compiler
+                except (TritonError, RuntimeError) as error:  # of resources, ptxas, the compiler
                     show(f"{kernel}: {config}: does not run ({str(error).splitlines()[0]})")
                     continue
             show(f"{kernel}: {config}: {times[config]:.3f} ms")
