@@ -27,11 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from univa.batch import Batch
 from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
+from univa.console import note
+from univa.console import progress as show_progress
 from univa.data.loader import load_batches
 from univa.data.store import check_shards
 from univa.errors import UserError
@@ -155,11 +156,10 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
             )
         group.wait()
 
-    bar = tqdm(
+    bar = show_progress(
         total=progress.total_steps,
         initial=progress.step,
-        unit="step",
-        disable=not (group.is_main and config.progress),
+        enabled=group.is_main and config.progress,
     )
     try:
         with StopRequest() as stop:
@@ -259,8 +259,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
                         )
                     log.write(event="epoch", step=progress.step, **result)
                     if config.progress:
-                        table = metrics_table({f"epoch {epoch} valid": metrics}).splitlines()
-                        bar.write("\n".join(table if epoch == 1 else table[1:]))
+                        note(f"epoch {epoch}  valid  {metrics}")
                 progress.epoch += 1
                 progress.batch = 0
                 save_last()
@@ -295,7 +294,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
     test = results["test"]
     print(label_table(label_figures(test.predictions, test.labels, names)))
     seconds = time.perf_counter() - started
-    print(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
+    note(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
     return content
 
 

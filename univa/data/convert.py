@@ -19,9 +19,9 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from univa.batch import MODALITIES, Modality
+from univa.console import progress as show_progress
 from univa.data.authors_features import feature_file, read_authors
 from univa.data.corpus import Corpus, LazyFeatures, Place
 from univa.data.store import (
@@ -100,7 +100,7 @@ def convert(
     steps = sum(plan.rows for plan in plans)
     with (
         (store / PROGRESS).open("a", encoding="utf-8") as log,
-        tqdm(total=steps, unit="step", unit_scale=True, disable=not progress) as bar,
+        show_progress(total=steps, scale=True, enabled=progress) as bar,
     ):
         if log.tell() == 0:
             log.write(json.dumps(head) + "\n")
@@ -275,7 +275,7 @@ class Convert:
     progress: bool = True
     """Draw a progress bar."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Convert and say what there is.
 
         Raises:
@@ -293,6 +293,7 @@ class Convert:
         size = sum(file.stat().st_size for file in self.store.glob("*.safetensors"))
         count = sum(line["kind"] == "utterance" for line in read_manifest(self.store))
         print(f"{count} utterances, {size / 2**20:.1f} MiB of features in {self.store}")
+        return {"store": self.store, "utterances": count, "bytes": size}
 
 
 @dataclass(kw_only=True)
@@ -302,7 +303,7 @@ class Verify:
     store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder of the store."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Check the manifest and every shard.
 
         Raises:
@@ -313,7 +314,7 @@ class Verify:
         text: Literal["vectors", "tokens"] = "vectors" if "text" in features else "tokens"
         corpus = read_store(self.store, modalities=tuple(features), text=text)
         shards = [line for line in read_manifest(self.store) if line["kind"] == "shard"]
-        for line in tqdm(shards, unit="shard"):
+        for line in show_progress(shards, "reading", unit="shard"):
             path = self.store / line["name"]
             try:
                 sound = file_sha256(path) == line["sha256"]
@@ -323,3 +324,4 @@ class Verify:
                 raise UserError(f"{path}: missing or damaged; {MEND}")
         count = sum(len(split) for split in corpus.splits.values())
         print(f"{self.store}: {len(shards)} shards and {count} utterances are sound")
+        return {"store": self.store, "shards": len(shards), "utterances": count}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
+from univa.console import note
 from univa.data import read_authors_text, read_vectors
 from univa.errors import UserError
 from univa.files import atomic_folder, atomic_write_json, check_writable
@@ -39,7 +40,7 @@ class FitText:
     progress: bool = True
     """Draw a progress bar and print a line per epoch."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Fit, print the test figures, write the folder.
 
         Raises:
@@ -61,7 +62,8 @@ class FitText:
             (folder / "README.md").write_text(card, encoding="utf-8")
         for name, value in figures["test"].items():
             print(f"test {name}: Pearson r {value['pearson']:.4f}, CCC {value['ccc']:.4f}")
-        print(f"scorer in {self.output}")
+        note(f"scorer in {self.output}")
+        return {"folder": self.output, **figures}
 
 
 @dataclass(kw_only=True)
@@ -88,7 +90,7 @@ class ScoreText:
         if self.batch_size < 1:
             raise UserError(f"batch_size: {self.batch_size} is less than 1; give a positive number")
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Score and write the file.
 
         Raises:
@@ -105,7 +107,9 @@ class ScoreText:
         check_writable(self.output)
         scores = score_corpus(scorer, corpus, batch_size=self.batch_size, progress=self.progress)
         atomic_write_json(self.output, scores)
-        print(f"{sum(map(len, scores.values()))} utterances scored into {self.output}")
+        count = sum(map(len, scores.values()))
+        print(f"{count} utterances scored into {self.output}")
+        return {"file": self.output, "utterances": count}
 
 
 def _device(name: str) -> torch.device:

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from univa.console import note
+from univa.console import progress as show_progress
 from univa.errors import UserError
 from univa.va.agreement import concordance, pearson
 from univa.va.table import TextVASplit
@@ -131,7 +132,7 @@ def fit_text(
 
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
-    bar = tqdm(total=steps, desc="fitting", unit="step", disable=not progress)
+    bar = show_progress(total=steps, description="fitting", enabled=progress)
     for epoch in range(1, settings.epochs + 1):
         scorer.train()
         if settings.encoder_learning_rate == 0:
@@ -159,7 +160,7 @@ def fit_text(
         dev = agreement(scorer, splits["dev"])
         history.append({"epoch": epoch, "train_loss": train_loss, "dev": dev})
         if progress:
-            bar.write(f"epoch {epoch}  train loss {train_loss:.4f}  dev {_line(dev)}")
+            note(f"epoch {epoch}  train loss {train_loss:.4f}  dev {_line(dev)}")
         criterion = sum(dev[name]["pearson"] for name in DIMENSIONS)
         if not best or criterion > best["criterion"]:
             best = {
@@ -174,7 +175,7 @@ def fit_text(
     scorer.eval()
     test = agreement(scorer, splits["test"])
     if progress:
-        print(f"best epoch {best['epoch']}  test {_line(test)}")
+        note(f"best epoch {best['epoch']}  test {_line(test)}")
     return {
         "test": test,
         "dev": best["dev"],

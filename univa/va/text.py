@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel
 
+from univa.console import progress as show_progress
 from univa.errors import UserError
 from univa.tokenizer import load_tokenizer
 
@@ -161,7 +161,7 @@ class TextVAScorer(nn.Module):
         self.eval()
         try:
             batches = list(length_buckets([len(row) for row in rows], batch_size))
-            for batch in tqdm(batches, desc="scoring", unit="batch", disable=not progress):
+            for batch in show_progress(batches, "scoring", unit="batch", enabled=progress):
                 scores[batch] = self(*self.pad([rows[i] for i in batch])).clamp(-1, 1).float().cpu()
         finally:
             self.train(was_training)

@@ -1,0 +1,16 @@
+"""One example for each command, which its `--help` ends with."""
+
+__all__ = ["EXAMPLES"]
+
+EXAMPLES = {
+    "train": "univa train demo --epochs 2 --run-folder runs/first",
+    "evaluate": "univa evaluate runs/first --split valid --json",
+    "ablate": "univa ablate demo --epochs 1 --seeds 1 2 --tables 2",
+    "predict": "univa predict runs/first dialogues.jsonl --output predictions.jsonl",
+    "convert-checkpoint": "univa convert-checkpoint best_model.pth model "
+    "--text-encoder roberta-base",
+    "data convert": "univa data convert download store --dtype float16",
+    "data verify": "univa data verify store",
+    "va fit-text": "univa va fit-text --data emobank.csv --encoder minilm --output va-scorer",
+    "va score-text": "univa va score-text --scorer va-scorer --data corpus --output va.json",
+}
