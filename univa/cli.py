@@ -131,6 +131,10 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
         _dataclass("univa.evaluate", "Evaluate", "evaluate"),
         "score the best checkpoint of a run",
     ),
+    ("predict",): (
+        _dataclass("univa.predict", "Predict", "predict"),
+        "emotions of dialogues of your own",
+    ),
     ("ablate",): (_ablate, "train a preset without its parts, and tabulate"),
     ("convert-checkpoint",): (
         _dataclass("univa.convert_checkpoint", "ConvertCheckpoint", "convert-checkpoint"),

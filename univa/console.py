@@ -264,11 +264,10 @@ def table(rows: Sequence[Sequence[str]], *, width: int = WIDTH) -> str:
         UserError: there is a column that does not fit `width` at all.
     """
     widths = [max(text_width(row[i]) for row in rows) for i in range(len(rows[0]))]
-    widths[0] = min(widths[0], width - 2 - max(widths[1:], default=-2))
-    if widths[0] < 1:
-        raise UserError(
-            f"a column of the table is wider than {width} characters; shorten the names"
-        )
+    longest = width - 2 - max(widths[1:], default=-2)  # what the first column may take
+    if longest < 1:
+        raise UserError(f"a column is wider than {width} characters; give shorter names")
+    widths[0] = min(widths[0], longest)
     parts: list[list[int]] = [[]]
     room = width - widths[0]
     for column in range(1, len(widths)):

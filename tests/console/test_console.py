@@ -1,13 +1,16 @@
 """What commands show: tables, progress on a terminal and in a log, --json and --quiet."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,7 @@ def test_help_needs_neither_torch_nor_tqdm():
     assert result.returncode == 0
 
 
-cells = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z", "M")), max_size=20)
+cells = st.text("ab1é中", max_size=20)
 
 
 @given(
@@ -76,7 +79,7 @@ def test_a_wide_table_goes_on_below():
     assert first.splitlines()[0].split() == rows[0][:8]
     assert second.splitlines()[0].split() == [rows[0][0], *rows[0][8:]]
     assert second.splitlines()[1].split() == ["test", *["12.3"] * 5]
-    with pytest.raises(UserError, match="wider than 80 characters"):
+    with pytest.raises(UserError, match="wider than 80 characters; give shorter names"):
         console.table([["a", "b" * 80]])
 
 
@@ -138,6 +141,7 @@ def test_progress_on_a_terminal_has_rate_and_remaining_time():
         "    if k == 15: note('half-way')\n"
     )
     leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stderr=follower, stdout=subprocess.PIPE
     )
@@ -152,7 +156,7 @@ def test_progress_on_a_terminal_has_rate_and_remaining_time():
     assert process.stdout.read() == b""
     process.stdout.close()
     assert re.search(rb"\d+/20 \[00:00<00:\d\d, +[\d.]+file/s\]", shown)
-    assert b"\rhalf-way\r\n" in shown.replace(b" ", b"") or b"half-way\r\n" in shown
+    assert b"half-way\r\n" in shown
 
 
 def test_the_document_is_all_of_standard_output(capsys):

@@ -76,7 +76,7 @@ def test_unknown_command(args, capsys):
     message = refused(capsys, *args)
     given = " ".join(args[:2]) if args[0] == "va" else args[0]
     assert message == (
-        f"no command {given!r}; commands: train, evaluate, ablate, convert-checkpoint, "
+        f"no command {given!r}; commands: train, evaluate, predict, ablate, convert-checkpoint, "
         "data convert, data verify, va fit-text, va score-text"
     )
 
