@@ -3,6 +3,7 @@
 A checkpoint folder holds
 
     config.json, model.safetensors   the model, as `UniVA.save_pretrained` writes it
+    README.md                        the model card
     text_encoder/                    configuration and tokenizer of the text encoder, if it has one
     training_state.pt                optimiser, scheduler and random generators (only in `last`)
     meta.json                        where training stood, for people and for `--resume`
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from univa.card import run_facts
 from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.files import atomic_folder, recover_folder
@@ -106,8 +108,15 @@ def save_checkpoint(
         state: tensors, numbers, strings, lists and dicts to go on from; None where the checkpoint
             is for inference only.
     """
+    known = extra or {}
+    card = run_facts(
+        config,
+        epoch=known.get("epoch"),
+        thresholds=known.get("thresholds"),
+        metrics={"valid": known["valid"]} if "valid" in known else None,
+    )
     with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary, tokenizer=tokenizer)
+        model.save_pretrained(temporary, tokenizer=tokenizer, card=card)
         if state is not None:
             torch.save(state, temporary / STATE)
         meta = {"progress": asdict(progress), **(extra or {}), "config": config.to_dict()}

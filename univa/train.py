@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from univa.batch import Batch
+from univa.card import run_facts
 from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
 from univa.console import note
@@ -37,7 +38,7 @@ from univa.data.loader import load_batches
 from univa.data.store import check_shards
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
-from univa.files import atomic_write_json, make_folder
+from univa.files import atomic_write_json, atomic_write_text, make_folder
 from univa.inputs import (
     load_corpus,
     load_tokenizer,
@@ -47,6 +48,7 @@ from univa.inputs import (
 )
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
+from univa.models.card import CARD_FILE, model_card
 from univa.objective import Objective
 from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
@@ -277,7 +279,8 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         return None
 
     # The only place that sees the test split. Nothing is chosen from here on.
-    meta = load_checkpoint(run / "checkpoints" / "best", config=config, best=True).meta
+    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config, best=True)
+    meta = checkpoint.meta
     results = evaluate_best(run, config, ("valid", "test"), corpus=corpus, device=device)
     scores = {name: result.metrics for name, result in results.items()}
     content = {
@@ -287,6 +290,13 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         "thresholds": meta["thresholds"],
         **{name: metrics.to_dict() for name, metrics in scores.items()},
     }
+    card = run_facts(
+        config,
+        epoch=meta["epoch"],
+        thresholds=meta["thresholds"],
+        metrics={name: metrics.to_dict() for name, metrics in scores.items()},
+    )
+    atomic_write_text(checkpoint.folder / CARD_FILE, model_card(config.model, card))
     write_predictions(run / "predictions.jsonl", results["test"])
     write_reports(run, results, names, predictions=False)
     atomic_write_json(run / "metrics.json", content)
