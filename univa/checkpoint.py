@@ -107,6 +107,9 @@ def save_checkpoint(
         extra: more for `meta.json`, such as thresholds and validation metrics.
         state: tensors, numbers, strings, lists and dicts to go on from; None where the checkpoint
             is for inference only.
+
+    Raises:
+        UserError: it cannot be written; the one that was there still is.
     """
     known = extra or {}
     card = run_facts(
@@ -115,12 +118,19 @@ def save_checkpoint(
         thresholds=known.get("thresholds"),
         metrics={"valid": known["valid"]} if "valid" in known else None,
     )
-    with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary, tokenizer=tokenizer, card=card)
-        if state is not None:
-            torch.save(state, temporary / STATE)
-        meta = {"progress": asdict(progress), **(extra or {}), "config": config.to_dict()}
-        (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    try:
+        with atomic_folder(folder) as temporary:
+            model.save_pretrained(temporary, tokenizer=tokenizer, card=card)
+            if state is not None:
+                torch.save(state, temporary / STATE)
+            meta = {"progress": asdict(progress), **(extra or {}), "config": config.to_dict()}
+            (temporary / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    except (OSError, RuntimeError) as error:  # torch has no type of its own for a full disk
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{folder}: cannot write the checkpoint ({reason}); make room and go on with: univa "
+            f"train --resume {folder.parents[1]}"
+        ) from error
 
 
 def load_checkpoint(folder: Path, *, config: TrainConfig, best: bool = False) -> Checkpoint:

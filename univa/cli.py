@@ -31,16 +31,18 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
         The config. With `--resume` and without a preset it starts from the run's own config.
 
     Raises:
-        UserError: there is no such preset, a value is not allowed, or the run to resume has no
-            config.
+        UserError: there is no such preset, a value is not allowed, an option would not be read, or
+            the run to resume has no config.
         SystemExit: help was asked for (0), or an option is unknown (2).
     """
     from pathlib import Path
 
     import tyro
 
+    from univa.authors import as_authors
     from univa.config import TrainConfig
     from univa.presets import PRESETS
+    from univa.unread import refuse_unread
 
     args = [_expand(arg) for arg in args]
     run = _value_after("--resume", args)
@@ -48,6 +50,8 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
         raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
     if args and args[0] in PRESETS:
         prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
+        if "--authors" in args:  # what it sets is the default, and refused where given otherwise
+            default = as_authors(default)
     elif run is not None:
         prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
     else:  # help, or no preset: tyro lists them
@@ -59,9 +63,11 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
             description="Train a preset; any field of its config is an option. "
             "`univa train --resume RUN` goes on with a run that was stopped.",
         )
-    return tyro.cli(
+    config = tyro.cli(
         TrainConfig, args=args, default=default, prog=prog, config=(tyro.conf.AvoidSubcommands,)
     )
+    refuse_unread(config, default)
+    return config
 
 
 def _expand(arg: str) -> str:

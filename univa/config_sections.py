@@ -77,7 +77,7 @@ class DataConfig:
     """With a text encoder: tokens of the longest row; longer dialogues are cut into consecutive
     windows of whole utterances."""
     authors: bool = False
-    """Make the same numbers as the authors' code: both valence and arousal are normalised by the
+    """The part of --authors that reads data: both valence and arousal are normalised by the
     mean and standard deviation of the split's valences (those of word vectors twice), and a
     dialogue that is too long loses the ends of its longest utterances, rather than being cut into
     windows."""
@@ -111,11 +111,11 @@ class LossConfig:
     alpha: float = 0.45
     """Weight of the contrastive terms, in [0, 1]; the rest weighs classification and prior."""
     text_weight: float = 3.0
-    """Weight of the contrastive term of text."""
+    """Weight of the contrastive term of text, where the data has valence-arousal scores of it."""
     audio_weight: float = 1.0
-    """Weight of the contrastive term of audio."""
+    """Weight of the contrastive term of audio, where the data has valence-arousal scores of it."""
     vision_weight: float = 1.0
-    """Weight of the contrastive term of vision."""
+    """Weight of the contrastive term of vision, where the data has valence-arousal scores of it."""
     classification: Literal["kl", "bce"] = "kl"
     """KL divergence to the softmax of the labels, or binary cross-entropy of sigmoids. It also
     decides what the probabilities are: softmax or sigmoid of the logits."""

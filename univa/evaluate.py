@@ -3,6 +3,7 @@
     univa evaluate runs/demo-20250131-120000
     univa evaluate runs/demo-20250131-120000 --split valid --output valid.json --report valid
 
+It prints metrics, figures per label and metrics by threshold, and saves them and the predictions.
 Training ends with the same code, so the numbers are those of the run's `metrics.json`.
 """
 
@@ -168,10 +169,10 @@ def evaluation_sampler(config: TrainConfig, dialogue_lengths: list[int]) -> Dial
     )
 
 
-def metrics_table(rows: Mapping[str, Metrics]) -> str:
+def metrics_table(rows: Mapping[str, Metrics], *, title: str = "split") -> str:
     """Lay out metrics as the paper does: per cent, the Hamming loss as a fraction."""
     names = list(next(iter(rows.values())).label_f1)
-    lines = [["split", "Acc", "HL", "miF1", "maF1", *names]]
+    lines = [[title, "Acc", "HL", "miF1", "maF1", *names]]
     for split, metrics in rows.items():
         shares = [metrics.micro_f1, metrics.macro_f1, *metrics.label_f1.values()]
         lines.append(
@@ -187,7 +188,7 @@ def metrics_table(rows: Mapping[str, Metrics]) -> str:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Score the best checkpoint of a run. Writes nothing without --output or --report."""
+    """Score the best checkpoint of a run: metrics, figures per label, metrics by threshold."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -196,21 +197,24 @@ class Evaluate:
     output: Path | None = None
     """JSON file for the unrounded metrics."""
     report: Path | None = None
-    """Folder for figures per label, threshold curves and predictions."""
+    """Folder for figures per label, threshold curves and predictions; evaluation-SPLIT in the run
+    folder if left out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
 
     def run(self) -> dict[str, Any]:
-        """Print the table; return the unrounded metrics.
+        """Print the tables and save the report; return the unrounded metrics.
 
         Raises:
             UserError: this is not a run folder, its data or checkpoint cannot be read, or the
                 output cannot be written.
         """
-        from univa.reports import label_figures, label_table, write_reports
+        from univa.reports import curve_table, label_figures, label_table, write_reports
 
         config = TrainConfig.load(self.run_folder / "config.json")
         device = choose_device(self.device)
+        report = self.report or self.run_folder / f"evaluation-{self.split}"
+        check_writable(report / "labels.json")
         if self.output is not None:
             check_writable(self.output)
         with cpu_threads(config.threads):  # the same sums as in training
@@ -220,8 +224,9 @@ class Evaluate:
         print(metrics_table({self.split: metrics}))
         names = config.model.labels
         print(label_table(label_figures(result.predictions, result.labels, names)))
-        if self.report is not None:
-            write_reports(self.report, results, names, predictions=True)
+        print(curve_table(result.probabilities, result.labels, names))
+        write_reports(report, results, names, predictions=True)
+        print(f"figures, curves and predictions of {len(result.labels)} utterances: {report}")
         content: dict[str, Any] = {self.split: metrics.to_dict()}
         if self.output is not None:
             atomic_write_json(self.output, content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -25,6 +27,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.autocast = config.precision == "bfloat16"
+        # Two equal views are one with self weight 0.5, and this constant.
+        self.two_views = math.log(2) if config.authors else 0.0
         self.loss = UniVALoss(
             temperature=config.loss.temperature,
             radius=config.loss.radius,
@@ -42,10 +46,19 @@ class Objective(nn.Module):
         """The UniVA objective of a batch, in float32, and its terms."""
         with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(**batch.inputs)
-        return self.loss(
+        terms = self.loss(
             output.logits.float(),
             batch.labels,
             {name: value.float() for name, value in output.embeddings.items()},
             batch.coordinates,
             output.similarity,
+        )
+        return self._with_two_views(terms) if self.two_views else terms
+
+    def _with_two_views(self, terms: UniVALossOutput) -> UniVALossOutput:
+        weights = self.loss.modality_weights
+        more = sum(weights[name] for name in terms.contrastive) * self.two_views / 3
+        return terms._replace(
+            total=terms.total + self.loss.alpha * more,
+            contrastive={name: term + self.two_views for name, term in terms.contrastive.items()},
         )

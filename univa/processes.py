@@ -122,6 +122,10 @@ def cpu_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
     """The processes that torchrun started, or this process alone.
@@ -130,11 +134,13 @@ class ProcessGroup:
         rank: 0 to size - 1.
         size: number of processes.
         device: where this process computes.
+        timeout: seconds that a process waits for another before it ends with an error.
     """
 
     rank: int
     size: int
     device: torch.device
+    timeout: float = 1800.0
 
     @classmethod
     def start(
@@ -145,6 +151,9 @@ class ProcessGroup:
         Args:
             device: where to compute.
             timeout: seconds that a process waits for another before it ends with an error.
+
+        Raises:
+            UserError: there is no such device, or another process has not come in time.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -155,8 +164,38 @@ class ProcessGroup:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         # The CPU's backend too: counts of rows travel there, without waiting for a device.
         backends = backend if backend == "gloo" else f"cpu:gloo,cuda:{backend}"
-        dist.init_process_group(backends, timeout=timedelta(seconds=timeout))
-        return cls(rank=dist.get_rank(), size=size, device=chosen)
+        try:
+            dist.init_process_group(backends, timeout=timedelta(seconds=timeout))
+        except dist.DistError as error:
+            raise UserError(
+                f"not all {size} processes have come within {timeout:g} s (--timeout): "
+                f"{_first_line(error)}"
+            ) from error
+        return cls(rank=dist.get_rank(), size=size, device=chosen, timeout=timeout)
+
+    @contextmanager
+    def watched(self, run: Path) -> Iterator[None]:
+        """Turn what the loss of another process raises inside the block into one line.
+
+        Args:
+            run: the run folder, to go on from.
+
+        Raises:
+            UserError: another process has died, or has not answered within the timeout.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # gloo's errors have no type of their own, but the place in its sources.
+            if self.size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            mend = (
+                f"; go on with: torchrun --nproc-per-node {self.size} -m univa.train --resume {run}"
+            )
+            raise UserError(
+                "another process of the run has died or has not answered for "
+                f"{self.timeout:g} s (--timeout){mend if self.is_main else ''}"
+            ) from error
 
     def stop(self) -> None:
         """Leave the group."""

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from univa.console import table
-from univa.evaluate import SplitResult
+from univa.evaluate import SplitResult, metrics_table
 from univa.files import atomic_write_json, make_folder
 from univa.metrics import compute_metrics, decide, threshold_grid
 from univa.runs import write_predictions
 
-__all__ = ["label_figures", "label_table", "threshold_curves", "write_reports"]
+__all__ = ["curve_table", "label_figures", "label_table", "threshold_curves", "write_reports"]
 
 
 def label_figures(
@@ -84,6 +84,17 @@ def threshold_curves(
         curves[key] = [getattr(point, key) for point in points]
     curves["label_f1"] = {name: [point.label_f1[name] for point in points] for name in names}
     return curves
+
+
+def curve_table(probabilities: Tensor, labels: Tensor, names: Sequence[str]) -> str:
+    """Lay out every metric at the thresholds 0.1 to 0.9, one for all labels."""
+    rows = {
+        f"{float(t):.1f}": compute_metrics(
+            decide(probabilities, t.expand(len(names))), labels, names
+        )
+        for t in threshold_grid(0.1)
+    }
+    return metrics_table(rows, title="threshold")
 
 
 def write_reports(

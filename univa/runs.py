@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +44,7 @@ class RunLog:
         )
         try:
             path.touch()
-            self._file = path.open("r+b")
+            self._file = path.open("r+b", buffering=0)  # what fails, fails where it is written
             self._file.truncate(min(keep_bytes, path.stat().st_size))
         except OSError as error:
             raise UserError(
@@ -51,16 +53,28 @@ class RunLog:
         self._file.seek(0, 2)
 
     def write(self, **record: Any) -> None:
-        """Append one object."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        """Append one object.
+
+        Raises:
+            UserError: the disk is full, or gone.
+        """
+        try:
+            line = json.dumps(record).encode() + b"\n"
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise UserError(
+                f"{self._file.name}: cannot write the log: {error.strerror}; make room and go on "
+                f"with: univa train --resume {Path(self._file.name).parent}"
+            ) from error
         if self._board is not None:
             for name, value in _numbers(record):
                 self._board.add_scalar(f"{record['event']}/{name}", value, record["step"])
 
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
+    def flush(self) -> int:
+        """Bring all of it to the disk; return the bytes so far."""
+        if self._board is not None:
+            self._board.flush()
         return self._file.tell()
 
     def close(self) -> None:

@@ -22,15 +22,17 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from univa.authors import start_as_authors
 from univa.batch import Batch
 from univa.card import run_facts
-from univa.checkpoint import Progress, load_checkpoint, random_state, save_checkpoint
+from univa.checkpoint import Checkpoint, Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
 from univa.console import note
 from univa.console import progress as show_progress
@@ -52,7 +54,7 @@ from univa.models.card import CARD_FILE, model_card
 from univa.objective import Objective
 from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
-from univa.reports import label_figures, label_table, write_reports
+from univa.reports import curve_table, label_figures, label_table, write_reports
 from univa.runs import RunLog, find_run, tensorboard_writer, write_predictions
 from univa.va.lexicon import similarity_matrix
 from univa_kernels import UniVALossOutput
@@ -71,20 +73,24 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
     Raises:
         UserError: bad input, a run folder that is in use, a checkpoint of another config, or a
-            loss that is not finite.
+            loss that is not finite, or another process of the run was lost.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     group = ProcessGroup.start(config.device, timeout=config.timeout)
     try:
         with cpu_threads(config.threads):
-            return _train(config.resolved(), group)
+            config = config.resolved()
+            run, checkpoint = find_run(config)
+            with group.watched(run):
+                return _train(config, group, run, checkpoint)
     finally:
         group.stop()
 
 
-def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
+def _train(
+    config: TrainConfig, group: ProcessGroup, run: Path, checkpoint: Checkpoint | None
+) -> dict[str, Any] | None:
     started = time.perf_counter()
-    run, checkpoint = find_run(config)
     device, names = group.device, config.model.labels
 
     if config.tensorboard:
@@ -99,6 +105,8 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
         tokenizer = load_tokenizer(str(config.model.text_encoder)) if config.uses_tokens else None
         matrix = similarity_matrix(names) if config.model.prior else None
         model = UniVA(config.model, similarity=matrix)
+        if config.authors:
+            start_as_authors(model)
     else:
         kept = checkpoint.folder / "text_encoder"
         tokenizer = load_tokenizer(kept) if config.uses_tokens else None
@@ -143,7 +151,7 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
     def save_last() -> None:
         states = group.gather(random_state())
         if log is not None:
-            progress.log_bytes = log.size
+            progress.log_bytes = log.flush()
             save_checkpoint(
                 run / "checkpoints" / "last",
                 model,
@@ -303,6 +311,8 @@ def _train(config: TrainConfig, group: ProcessGroup) -> dict[str, Any] | None:
     print(metrics_table(scores))
     test = results["test"]
     print(label_table(label_figures(test.predictions, test.labels, names)))
+    print("valid, with one threshold for all labels")
+    print(curve_table(results["valid"].probabilities, results["valid"].labels, names))
     seconds = time.perf_counter() - started
     note(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
     return content

@@ -33,6 +33,7 @@ def call_within(more: int, function: Callable[..., Any], *args: Any) -> str:
     try:
         return ours.recv() if ours.poll(60) else pytest.fail("no end after a minute")
     except EOFError:
+        process.join(10)
         return pytest.fail(f"the process died ({process.exitcode}), its error is above")
     finally:
         process.kill()

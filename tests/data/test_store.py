@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import resource
 import signal
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,24 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
         convert(folder, store, progress=False)
 
 
+def test_a_full_disk_is_one_line_and_the_conversion_goes_on(folder, tmp_path, capfd):
+    """No file may grow beyond 9 KiB: some shards fit, the next does not."""
+    store = tmp_path / "store"
+    ours, theirs = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9 << 10, theirs))
+    try:
+        assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ours, theirs))
+    said = capfd.readouterr().err
+    assert "train-text-00000.safetensors: cannot write: " in said
+    assert "give the same command again" in said
+    assert said.count("\n") == 1
+    assert not list(store.glob("*train-text*"))
+    assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 0
+    same(read_store(store), read_authors(folder))
+
+
 def test_damage_is_named(folder, tmp_path, capsys):
     store = tmp_path / "store"
     convert(folder, store, progress=False)
@@ -172,7 +191,7 @@ def sparse_pickle(path: Path, split: str, count: int, steps: int, size: int) -> 
         file.write(b"tb" + items + b"uu.")
 
 
-def test_a_file_larger_than_the_memory(tmp_path):
+def test_a_file_of_more_than_four_gibibytes(tmp_path):
     folder = write_layout(tmp_path / "data", modalities=("audio",), audio_size=160_000)
     path = folder / "preprocess_data/final_feat/A/MOSEI_train_audio_utt_VA.pkl"
     limit = 1 << 30

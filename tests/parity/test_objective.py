@@ -1,6 +1,5 @@
-"""The authors' loss and every gradient, through the objective that `univa train` steps on."""
+"""The authors' loss, its terms and every gradient, through the switch."""
 
-import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,44 +7,49 @@ import pytest
 import torch
 
 from tests.parity.test_model import CASES, TOLERANCE, WEIGHTS, Case
+from univa.authors import as_authors
+from univa.config import TrainConfig
 from univa.models import from_authors_state_dict
 from univa.objective import Objective
 from univa.presets import PRESETS
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_terms_and_gradients(golden, name):
-    case = Case(golden / name, torch.float32)
-    weights = WEIGHTS[case.options["DATASET"]]
-    preset = PRESETS[name.replace("_bert", "_roberta").replace("_", "-")]()
-    # The golden case has options of its own; all others of the loss are the preset's.
-    settings = replace(
+def switched(case: Case, name: str) -> TrainConfig:
+    """The preset with the switch on, and the hyper-parameters of the golden case."""
+    preset = as_authors(PRESETS[name.replace("_bert", "_roberta").replace("_", "-")]())
+    loss = replace(
         preset.loss,
         temperature=case.options["temperature"],
         radius=case.options["thres_dist"],
         alpha=case.options["alpha"],
         prior="norm",
     )
-    assert settings.modality_weights == weights
-    model_config = replace(preset.model, prior=True)
-    config = replace(preset, model=model_config, loss=settings)
-    objective = Objective(config, case.model)
+    assert loss.modality_weights == WEIGHTS[case.options["DATASET"]]
+    return replace(preset, model=replace(preset.model, prior=True), loss=loss)
+
+
+def golden_batch(case: Case) -> SimpleNamespace:
     coordinates = {
         key.removesuffix("_va"): value for key, value in case.inputs.items() if key.endswith("_va")
     }
-    terms = objective(
-        SimpleNamespace(
-            inputs=case.modality_inputs(), labels=case.inputs["labels"], coordinates=coordinates
-        )
+    return SimpleNamespace(
+        inputs=case.modality_inputs(), labels=case.inputs["labels"], coordinates=coordinates
     )
-    close = {"rtol": TOLERANCE, "atol": 0}
-    torch.testing.assert_close(
-        terms.classification + terms.prior, case.outputs["multilabel_plus_prior"], **close
-    )
-    # Two equal views are one view and the constant log 2 for each modality.
-    constant = math.log(2) * sum(weights.values()) / 3
-    total = terms.total + case.options["alpha"] * constant
-    torch.testing.assert_close(total, case.outputs["loss"], **close)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_terms_and_gradients(golden, name):
+    case = Case(golden / name, torch.float32)
+    config = switched(case, name)
+    terms = Objective(config, case.model)(golden_batch(case))
+    weights = config.loss.modality_weights
+    contrastive = sum(weights[key] * term for key, term in terms.contrastive.items()) / 3
+    for ours, key in (
+        (terms.classification + terms.prior, "multilabel_plus_prior"),
+        (contrastive, "contrastive"),
+        (terms.total, "loss"),
+    ):
+        torch.testing.assert_close(ours, case.outputs[key], rtol=TOLERANCE, atol=0)
     terms.total.backward()
     theirs = from_authors_state_dict(case.gradients)
     for key, parameter in case.model.named_parameters():
@@ -55,3 +59,17 @@ def test_terms_and_gradients(golden, name):
             continue
         error = (got - wanted).abs().max() / wanted.abs().max()
         assert error < TOLERANCE, f"{key}: {error:.1e}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_without_the_switch_only_a_constant_is_missing(golden, name):
+    case = Case(golden / name, torch.float32)
+    config = switched(case, name)
+    with_it, without = (
+        Objective(replace(config, authors=on), case.model)(golden_batch(case))
+        for on in (True, False)
+    )
+    assert with_it.total > without.total + 0.05
+    for key, term in without.contrastive.items():
+        assert float(with_it.contrastive[key] - term) == pytest.approx(0.693147, abs=1e-5)

@@ -1,40 +1,54 @@
 """Every tensor that the authors' readers make of their file layout, to the last bit."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from univa.data import AuthorsNormalizer, Collator, read_authors
+from univa.authors import as_authors
+from univa.data import AuthorsNormalizer
+from univa.inputs import load_corpus, make_collator, make_normalizer
+from univa.presets import PRESETS
 from univa.tokenizer import load_tokenizer
 
-LENGTHS = {"text": 8, "audio": 9, "vision": 7}  # to which their arrays are padded
+# To which their arrays are padded.
+LENGTHS = {"max_text_length": 8, "max_audio_length": 9, "max_vision_length": 7}
 FILES = [
-    ("MOSEI", "official_roberta", "tokens"),
-    ("M3ED", "official_bert", "tokens"),
-    ("MOSEI", "official_glove", "vectors"),
-    ("M3ED", "official_glove", "vectors"),
+    ("MOSEI", "official_roberta", "mosei-roberta"),
+    ("M3ED", "official_bert", "m3ed-roberta"),
+    ("MOSEI", "official_glove", "mosei-glove"),
+    ("M3ED", "official_glove", "m3ed-glove"),
 ]
 
 
-@pytest.mark.parametrize(("data_set", "file", "text"), FILES)
+@pytest.mark.parametrize(("data_set", "file", "preset"), FILES)
 @pytest.mark.parametrize("name", ["train", "valid", "test"])
-def test_every_tensor(golden, data_set, file, text, name):
+def test_every_tensor(golden, data_set, file, preset, name):
     folder = golden / "official_layout" / data_set
-    split = read_authors(folder, text=text).splits[name]
-    collator = Collator(
+    given = PRESETS[preset]()
+    config = as_authors(
+        replace(
+            given,
+            model=replace(given.model, audio_dim=12, vision_dim=10, **LENGTHS),
+            data=replace(given.data, folder=str(folder), authors=False),
+        )
+    )
+    corpus = load_corpus(config)
+    split = corpus.splits[name]
+    collator = make_collator(
+        config,
         split,
-        text=text,
-        tokenizer=load_tokenizer(folder / "tokenizer") if text == "tokens" else None,
-        max_lengths=LENGTHS,
-        normalizer=AuthorsNormalizer(twice=("text",) if text == "vectors" else ()),
-        authors=True,
-        full=True,
+        SimpleNamespace(max_tokens=512),
+        tokenizer=load_tokenizer(folder / "tokenizer") if config.uses_tokens else None,
+        normalizer=make_normalizer(config, corpus.train),
     )
     batch = collator(list(range(len(split))))
     ours = {"labels": batch.labels}
     for modality, value in batch.inputs.items():
         ours[f"{modality}_va"] = batch.coordinates[modality]
-        if modality == "text" and text == "tokens":  # a row per utterance is theirs
+        if modality == "text" and config.uses_tokens:  # a row per utterance is theirs
             ours["text"] = value.input_ids[value.dialogue_index]
             ours["text_mask"] = value.attention_mask[value.dialogue_index]
             ours["text_utterance_mask"] = value.utterance_mask
@@ -48,7 +62,7 @@ def test_every_tensor(golden, data_set, file, text, name):
     assert ours.keys() == theirs.keys()
     for key, expected in theirs.items():
         assert torch.equal(ours[key].to(expected.dtype), expected), key
-    assert len(theirs) == (11 if text == "tokens" else 10)
+    assert len(theirs) == (11 if config.uses_tokens else 10)
 
 
 def test_normalisation(golden):

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import univa.checkpoint
 import univa.runs
 import univa.train
+from univa.cli import main
 from univa.config import TrainConfig
 from univa.data import Collator
 from univa.processes import Interrupted
@@ -87,20 +88,24 @@ def install(moment: str, count: int) -> None:
         raise ValueError(moment)
 
 
-def train_as_rank_and_die(rank: int, size: int, port: int, config: TrainConfig, dying: int) -> None:
-    """Be one rank of a run; the dying one kills itself after a few batches."""
+def train_as_rank_and_fall(
+    rank: int, size: int, port: int, args: list[str], signum: int, records: Path
+) -> None:
+    """Be one rank of `univa train`; rank 1 gets a signal from itself after a few batches."""
     torch.set_num_threads(1)
     join(rank, size, port)
+    os.dup2(os.open(records / f"stderr{rank}", os.O_WRONLY | os.O_CREAT), 2)
     forward, calls = UniVALoss.forward, []
 
     def watched_forward(self, *args):
         calls.append(1)
-        if rank == dying and len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1 and len(calls) == 3:
+            (records / "fallen").touch()
+            os.kill(os.getpid(), signum)
         return forward(self, *args)
 
     UniVALoss.forward = watched_forward
-    univa.train.train(config)
+    sys.exit(main(["train", *args]))
 
 
 def join(rank: int, size: int, port: int) -> None:

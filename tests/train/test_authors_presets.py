@@ -103,23 +103,6 @@ def test_a_run_on_the_layout_and_on_its_store_are_one(golden, tmp_path, name, ca
     assert sum(record["utterances"] for record in steps) == (47 if "mosei" in name else 51)
 
 
-def test_authors_utterance_sampler_and_full_padding(golden, tmp_path):
-    folder = golden / "official_layout" / "MOSEI"
-    options = small(golden, tmp_path, "mosei-roberta")
-    run = tmp_path / "run"
-    more = ["--data.sampler", "utterances", "--data.padding", "full", "--data.batch-size", "10"]
-    more += ["--model.max-audio-length", "9", "--model.max-vision-length", "7"]
-    code = main(
-        ["train", "mosei-roberta", "--data", str(folder), "--run-folder", str(run), *options, *more]
-    )
-    assert code == 0
-    lines = (run / "log.jsonl").read_text().splitlines()
-    counts = [
-        json.loads(line)["utterances"] for line in lines if '"step",' in line.split("epoch")[0]
-    ]
-    assert counts == [10, 10, 10, 10, 7]
-
-
 def test_what_does_not_fit_is_named(golden, tmp_path, capsys):
     folder = golden / "official_layout" / "MOSEI"
     options = small(golden, tmp_path, "mosei-glove")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.killed import start, train_as_rank, train_as_rank_and_die
+from tests.train.killed import start, train_as_rank, train_as_rank_and_fall
 from tests.train.tiny import assert_same_run, one_thread, options, read_log, tiny
 from univa.config import TrainConfig
 from univa.errors import UserError
@@ -134,18 +135,39 @@ def test_two_processes_are_one_with_their_batches_together(tmp_path: Path):
     assert ours["classification"] == pytest.approx(first_one["classification"], rel=1e-5)
 
 
-def test_when_a_process_is_killed_the_other_ends_with_an_error(tmp_path: Path):
-    config = tiny(run_folder=str(tmp_path / "run"), timeout=20.0)
-    begun = time.monotonic()
+@pytest.mark.parametrize(
+    ("signum", "timeout"), [(signal.SIGKILL, 60.0), (signal.SIGSTOP, 4.0)], ids=["kill", "stop"]
+)
+def test_when_a_process_falls_the_other_ends_with_one_line(tmp_path: Path, signum, timeout):
+    run = tmp_path / "run"
+    args = [*options(tiny(run_folder=str(run), save_every=1)), "--timeout", str(timeout)]
     port = free_port()
-    processes = [start(train_as_rank_and_die, r, 2, port, config, 1) for r in (0, 1)]
-    for process in processes:
-        process.join(timeout=90)
-    codes = [process.exitcode for process in processes]
-    assert codes[1] == -9
-    assert codes[0] not in (0, None)  # an error, and no hang
-    assert time.monotonic() - begun < 80
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    processes = [start(train_as_rank_and_fall, r, 2, port, args, signum, tmp_path) for r in (0, 1)]
+    try:
+        processes[0].join(timeout=100)
+        ended = time.time()
+        assert processes[0].exitcode == 2  # an error, and no hang
+        assert processes[1].exitcode == (-9 if signum == signal.SIGKILL else None)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    # A killed process is noticed at once, a stopped one after the timeout.
+    waited = ended - (tmp_path / "fallen").stat().st_mtime
+    assert waited < (timeout if signum == signal.SIGKILL else timeout + 10)
+    said = (tmp_path / "stderr0").read_text()
+    assert said.startswith(
+        "univa: error: another process of the run has died or has not answered for"
+    )
+    assert f"{timeout:g} s (--timeout)" in said
+    assert said.endswith(f"go on with: torchrun --nproc-per-node 2 -m univa.train --resume {run}\n")
+    assert said.count("\n") == 1
+    assert not (run / "metrics.json").exists()
+    if signum == signal.SIGKILL:
+        return
+    # What it says to do does it.
+    assert run_ranks(tiny(resume=str(run), save_every=1), tmp_path / "records") == [0, 0]
+    assert (run / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("accumulate", [3])

@@ -101,7 +101,8 @@ def test_best_epoch_is_by_validation_micro_f1(finished: Path):
 def test_evaluate_prints_and_writes_the_runs_own_numbers(split, finished, tmp_path, capsys):
     before = sorted(path for path in finished.rglob("*"))
     output = tmp_path / "out.json"
-    assert main(["evaluate", str(finished), "--split", split, "--output", str(output)]) == 0
+    args = ["--split", split, "--output", str(output), "--report", str(tmp_path / "report")]
+    assert main(["evaluate", str(finished), *args]) == 0
     metrics = json.loads((finished / "metrics.json").read_text())
     assert json.loads(output.read_text()) == {split: metrics[split]}
     shown = capsys.readouterr().out.splitlines()

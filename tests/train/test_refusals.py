@@ -35,24 +35,67 @@ def test_files_for_the_synthetic_corpus(option, capsys, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("preset", "given", "said"),
-    [
-        ("mosei-glove", ["--va-file", "/nonexistent.json"], "--va-file: /nonexistent.json would"),
-        (
-            "mosei-roberta",
-            ["--data.batch-tokens", "5", "--data.sampler", "utterances"],
-            "--data.batch-tokens: 5 would not bound anything, single utterances",
-        ),
-        ("mosei-glove", ["--data.batch-tokens", "5"], "no text encoder reads the text; drop"),
-        ("mosei-glove", ["--data.no-context"], "--data.no-context would not change anything"),
-    ],
-)
-def test_options_that_would_do_nothing(preset, given, said, capsys, tmp_path: Path):
+UNREAD = [
+    ("mosei-glove", ["--va-file", "/none.json"], "the file of each modality has scores of its own"),
+    ("mosei-roberta", ["--data.batch-tokens", "5", "--data.sampler", "utterances"], "single utte"),
+    ("mosei-glove", ["--data.batch-tokens", "5"], "no text encoder reads the text"),
+    ("mosei-glove", ["--data.no-context"], "no text encoder reads the text"),
+    ("demo", ["--data.max-tokens", "64"], "no text encoder reads the text"),
+    ("demo", ["--model.freeze-text-encoder"], "no text encoder reads the text"),
+    ("demo", ["--optimizer.text-encoder-learning-rate", "1"], "no text encoder reads the text"),
+    ("demo", ["--data.buckets", "2", "--data.padding", "full"], "--data.padding full makes one"),
+    ("mosei-text", ["--data.buckets", "2"], "there are no sequences of features"),
+    ("mosei-text", ["--data.synthetic.noise", "0.3"], "the data source is 'authors-text'"),
+    ("mosei-text", ["--data.valid-fraction", "0.3"], "'authors-text' has a validation split"),
+    ("mosei-text", ["--model.feedforward-size", "64"], "no transformer layer of our own"),
+    ("mosei-text", ["--model.num-heads", "6"], "no transformer layer of our own"),
+    ("mosi-trimodal", ["--model.layer-norm-eps", "1e-5"], "no transformer layer of our own"),
+    ("mosei-text", ["--model.audio-layers", "2"], "audio is none of --model.modalities"),
+    ("mosei-text", ["--loss.vision-weight", "2"], "vision is none of --model.modalities"),
+    ("mosei-roberta", ["--model.text-dim", "100"], "a text encoder reads the text"),
+    ("mosei-roberta", ["--model.max-text-length", "9"], "a text encoder reads the text"),
+    (
+        "mosei-text",
+        ["--optimizer.text-encoder-learning-rate", "1e-3", "--model.freeze-text-encoder"],
+        "the text encoder is frozen",
+    ),
+    (
+        "mosei-roberta",
+        ["--text-encoder", "roberta", "--model.modalities", "audio"],
+        "text is none of --model.modalities",
+    ),
+    (
+        "mosi-trimodal",
+        ["--va-file", "/none.json", "--model.modalities", "audio", "vision"],
+        "it has scores of text",
+    ),
+    ("demo", ["--loss.no-positives", "zero"], "is a positive of every utterance"),
+    ("demo", ["--threshold.value", "0.3"], "the threshold is searched (shared)"),
+    ("mosei-glove", ["--threshold.objective", "macro_f1"], "--threshold.search is fixed"),
+]
+
+
+@pytest.mark.parametrize(("preset", "given", "why"), UNREAD)
+def test_options_that_would_do_nothing(preset, given, why, capsys, tmp_path: Path):
     run = tmp_path / "run"
-    args = ["--data", str(tmp_path), "--run-folder", str(run)]
-    assert said in refused(capsys, "train", preset, *args, *given)
+    where = [] if preset == "demo" else ["--data", str(tmp_path)]
+    said = refused(capsys, "train", preset, *where, "--run-folder", str(run), *given)
+    assert said.startswith(given[0]), said
+    assert " would not be read, " in said
+    assert why in said
+    assert said.endswith(f"; drop {given[0]}")
     assert not run.exists()
+    # The same for every run of an ablation.
+    assert refused(capsys, "ablate", preset, *where, *given) == said
+
+
+def test_another_folder_for_a_run_that_goes_on(copied: Path, tmp_path: Path, capsys):
+    other = tmp_path / "other"
+    args = ["train", "--resume", str(copied), "--run-folder", str(other), "--no-progress"]
+    said = refused(capsys, *args)
+    assert said.startswith(f"--run-folder: {other} would not be read, the run goes on in {copied};")
+    assert not other.exists()
+    assert main(["train", "--resume", str(copied), "--run-folder", str(copied)]) == 0
 
 
 def test_an_ablation_drops_the_options_of_text_with_the_text():

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.train.killed import start, train_and_be_killed
 from tests.train.tiny import tiny
 from univa.cli import main
 from univa.errors import UserError
@@ -61,11 +63,29 @@ def test_a_run_leaves_them_and_evaluate_repeats_them(tmp_path: Path, capsys):
     place = curves["valid"]["threshold"].index(round(metrics["thresholds"]["happy"], 6))
     assert curves["valid"]["micro_f1"][place] == metrics["valid"]["micro_f1"]
     assert max(curves["valid"]["micro_f1"]) == metrics["valid"]["micro_f1"]  # it was searched
-    assert main(["evaluate", str(run), "--report", str(tmp_path / "report")]) == 0
-    again = json.loads((tmp_path / "report" / "labels.json").read_text())
-    assert again["test"] == labels["test"]
-    rows = (tmp_path / "report" / "predictions-test.jsonl").read_bytes()
-    assert rows == (run / "predictions.jsonl").read_bytes()
+    place = curves["valid"]["threshold"].index(0.3)
+    micro = f"{100 * curves['valid']['micro_f1'][place]:.1f}"
+    assert [line.split()[3] for line in out.splitlines() if line.startswith("0.3 ")] == [micro]
+    for split, given in (("test", ["--report", str(tmp_path / "report")]), ("valid", [])):
+        assert main(["evaluate", str(run), "--split", split, *given]) == 0
+        report = tmp_path / "report" if given else run / f"evaluation-{split}"
+        said = capsys.readouterr().out
+        assert said.endswith(f"utterances: {report}\n")
+        micro = f"{100 * curves[split]['micro_f1'][place]:.1f}"
+        assert [line.split()[3] for line in said.splitlines() if line.startswith("0.3 ")] == [micro]
+        assert json.loads((report / "labels.json").read_text()) == {split: labels[split]}
+        again = json.loads((report / "threshold_curves.json").read_text())
+        assert again == {split: curves[split]}
+        rows = (report / f"predictions-{split}.jsonl").read_bytes()
+        if split == "test":
+            assert rows == (run / "predictions.jsonl").read_bytes()
+        found = [json.loads(line) for line in rows.splitlines()]
+        shares = {name: metrics["thresholds"][name] for name in labels[split]}
+        for row in found:  # what is saved belongs together
+            expected = [p > t for p, t in zip(row["probabilities"], shares.values(), strict=True)]
+            assert row["predictions"] == expected
+        present = [sum(row["labels"][i] for row in found) for i in range(6)]
+        assert present == [one["present"] for one in labels[split].values()]
 
 
 def test_either_or():
@@ -94,31 +114,30 @@ def test_tensorboard_is_named_where_it_is_missing(tmp_path: Path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_gets_the_log(tmp_path: Path, monkeypatch):
-    """With a stand-in for its writer: TensorBoard is an extra."""
-    written = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            written.append((folder, purge_step))
-
-        def add_scalar(self, name, value, step):
-            written.append((name, value, step))
-
-        def close(self):
-            written.append("closed")
-
-    monkeypatch.setattr("univa.runs.tensorboard_writer", lambda: Writer)
-    monkeypatch.setattr("univa.train.tensorboard_writer", lambda: Writer)
+def test_tensorboard_gets_the_log_of_a_run_that_was_stopped_and_went_on(tmp_path: Path):
+    """Written by TensorBoard, killed between two checkpoints, and read by its own reader."""
     run = tmp_path / "run"
-    train(tiny(run_folder=str(run), epochs=1, tensorboard=True))
-    folder, purge_step = written[0]
-    assert folder.resolve() == (run / "tensorboard").resolve()
-    assert purge_step == 1
-    assert written[-1] == "closed"
+    config = tiny(run_folder=str(run), epochs=2, tensorboard=True, save_every=0)
+    process = start(train_and_be_killed, "step", 7, config)  # an epoch has 4
+    process.join(60)
+    assert process.exitcode == -9
+    train(tiny(resume=str(run), epochs=2, tensorboard=True, save_every=0))
+    reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    scalars = {(entry[0], entry[2]): entry[1] for entry in written[1:-1]}
-    assert scalars["step/loss", 1] == log[0]["loss"]
-    epoch = log[-1]
-    assert scalars["epoch/valid.micro_f1", epoch["step"]] == epoch["valid"]["micro_f1"]
-    assert scalars["epoch/valid.label_f1.sad", epoch["step"]] == epoch["valid"]["label_f1"]["sad"]
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for record in log:
+        flat = {k: v for k, v in record.items() if k not in ("event", "step", "epoch")}
+        for name in ("valid", "thresholds"):
+            flat |= {f"{name}.{k}": v for k, v in flat.pop(name, {}).items()}
+        figures = flat.pop("valid.label_f1", {})
+        flat |= {f"valid.label_f1.{k}": v for k, v in figures.items()}
+        for name, value in flat.items():
+            expected.setdefault(f"{record['event']}/{name}", []).append((record["step"], value))
+    assert {"step/loss", "epoch/valid.micro_f1", "epoch/valid.label_f1.sad"} <= expected.keys()
+    assert sorted(reader.Tags()["scalars"]) == sorted(expected)
+    for name, points in expected.items():
+        found = reader.Scalars(name)
+        # Each step once: what was written after the last checkpoint is void.
+        assert [point.step for point in found] == [step for step, _ in points], name
+        values = [value for _, value in points]
+        assert [point.value for point in found] == pytest.approx(values, rel=1e-6), name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -179,3 +180,27 @@ def test_another_seed_is_another_run(finished: Path, tmp_path: Path):
     train(replace(tiny(seed=3), run_folder=str(run)))
     with pytest.raises(AssertionError):
         assert_same_run(run, finished)
+
+
+@pytest.mark.parametrize(("kibibytes", "said"), [(60, "the checkpoint"), (1, "the log: ")])
+def test_a_full_disk_is_one_line_and_the_run_goes_on(finished, tmp_path, capfd, kibibytes, said):
+    """No file may grow beyond the limit: the training state, or the log, does not fit."""
+    run = tmp_path / "run"
+    write, limits = RunLog.write, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(self, **record):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kibibytes << 10, limits[1]))
+        write(self, **record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "write", limited)
+        try:
+            assert main(["train", *options(tiny(run_folder=str(run)))]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capfd.readouterr().err
+    assert f"cannot write {said}" in error
+    assert error.endswith(f"go on with: univa train --resume {run}\n")
+    assert error.count("\n") == 1
+    train(tiny(resume=str(run)))
+    assert_same_run(run, finished)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from univa.batch import MODALITIES, Modality
@@ -211,6 +212,8 @@ def _done(store: Path, head: dict[str, Any]) -> dict[str, str]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; delete {store} and start anew") from None
     path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+    for half in store.glob(".*.tmp-*.safetensors"):  # what was under way when the process died
+        half.unlink()
     return done
 
 
@@ -228,8 +231,13 @@ def _write(path: Path, plan: _Plan, dtype: str) -> str:
                 f"(up to {np.abs(values).max():g}); give --dtype float32"
             )
         start += place.steps
-    with atomic_path(path) as temporary:
-        save_file({"features": features}, temporary)
+    try:
+        with atomic_path(path) as temporary:
+            save_file({"features": features}, temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot write: {error}; make room and give the same command again, it goes on"
+        ) from error
     return file_sha256(path)
 
 
