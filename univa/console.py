@@ -92,6 +92,8 @@ def showing(*, as_json: bool = False, quiet: bool = False, main: bool = True) ->
     display = _Display(json=as_json, quiet=quiet)
     out = sys.stdout
     token = _display.set(display)
+    if quiet or not sys.stderr.isatty():
+        _hide_bars_of_libraries()
     try:
         with ExitStack() as stack:
             if as_json:
@@ -105,6 +107,14 @@ def showing(*, as_json: bool = False, quiet: bool = False, main: bool = True) ->
             print(document, file=out, flush=True)
     finally:
         _display.reset(token)
+
+
+def _hide_bars_of_libraries() -> None:
+    """No bars of transformers and the hub, which they draw in logs too."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when they are imported
+    transformers = sys.modules.get("transformers.utils.logging")
+    if transformers is not None:
+        transformers.disable_progress_bar()
 
 
 def wants_json() -> bool:
