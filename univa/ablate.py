@@ -54,6 +54,7 @@ def _without_prior(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         model=replace(config.model, prior=False),
+        data=replace(config.data, lexicon=None),
         loss=replace(config.loss, prior=None),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from univa import __version__
@@ -41,7 +42,7 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
 
     from univa.authors import as_authors
     from univa.config import TrainConfig
-    from univa.presets import PRESETS
+    from univa.presets import PRESETS, own
     from univa.unread import refuse_unread
 
     args = [_expand(arg) for arg in args]
@@ -49,7 +50,9 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
     if args and not args[0].startswith("-") and args[0] not in PRESETS:
         raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
     if args and args[0] in PRESETS:
-        prog, default, args = f"univa train {args[0]}", PRESETS[args[0]](), args[1:]
+        store = _value_after("--data", args) or _value_after("--data.folder", args)
+        make = partial(own, store) if args[0] == "own" else PRESETS[args[0]]
+        prog, default, args = f"univa train {args[0]}", make(), args[1:]
         if "--authors" in args:  # what it sets is the default, and refused where given otherwise
             default = as_authors(default)
     elif run is not None:
@@ -107,7 +110,7 @@ def _train(args: Sequence[str]) -> int:
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
     """A command that is a dataclass: its fields are the options, `run` does the work.
 
-    What `run` returns is the document of `--json`.
+    An integer that `run` returns is the exit status, anything else the document of `--json`.
     """
 
     def run(args: Sequence[str]) -> int:
@@ -119,7 +122,10 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
         options = tyro.cli(kind, args=args, prog=f"univa {command}")
         if wants_json() and kind.run.__annotations__.get("return") in (None, "None"):
             raise UserError(f"--json: univa {command} has no result for machines; drop the option")
-        result(options.run())
+        outcome = options.run()
+        if isinstance(outcome, int):
+            return outcome
+        result(outcome)
         return 0
 
     return run
@@ -149,6 +155,22 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
     ("data", "convert"): (
         _dataclass("univa.data.convert", "Convert", "data convert"),
         "turn the authors' feature files into a store",
+    ),
+    ("data", "import-table"): (
+        _dataclass("univa.data.import_table", "ImportTable", "data import-table"),
+        "turn a table of your own and features into a store",
+    ),
+    ("data", "import-csd"): (
+        _dataclass("univa.data.import_csd", "ImportCsd", "data import-csd"),
+        "turn computational sequences (MOSEI) into a store",
+    ),
+    ("data", "import-m3ed"): (
+        _dataclass("univa.data.import_m3ed", "ImportM3ed", "data import-m3ed"),
+        "turn M3ED's annotation and features into a store",
+    ),
+    ("data", "check"): (
+        _dataclass("univa.data.check", "Check", "data check"),
+        "count what is in a store, find what is wrong",
     ),
     ("data", "verify"): (
         _dataclass("univa.data.convert", "Verify", "data verify"),

@@ -145,7 +145,10 @@ class TrainConfig:
             self,
             model=replace(self.model, text_encoder=absolute(self.model.text_encoder)),
             data=replace(
-                self.data, folder=absolute(self.data.folder), va_file=absolute(self.data.va_file)
+                self.data,
+                folder=absolute(self.data.folder),
+                va_file=absolute(self.data.va_file),
+                lexicon=absolute(self.data.lexicon),
             ),
         )
 

@@ -50,16 +50,20 @@ class SyntheticConfig:
 class DataConfig:
     """Where the utterances come from and how they make batches."""
 
-    source: Literal["synthetic", "authors-text", "authors", "vectors"] = "synthetic"
+    source: Literal["synthetic", "authors-text", "authors", "store", "vectors"] = "synthetic"
     """The embedded corpus; the text, or all, of a folder in the layout of the UniVA authors (for
-    all, also the store that `univa data convert` makes of it); or a safetensors file with one
-    vector per utterance and modality."""
+    all, also the store that `univa data convert` makes of it); a store of any corpus; or a
+    safetensors file with one vector per utterance and modality."""
     folder: Annotated[str | None, tyro.conf.arg(aliases=["--data"])] = None
     """Folder with final_multi_labels.csv or preprocess_data/utt_annot.json and with
     preprocess_data/videos_structure.json; or a store; or, for vectors, the safetensors file."""
     va_file: Annotated[str | None, tyro.conf.arg(aliases=["--va-file"])] = None
     """JSON file of valence-arousal scores, such as `univa va score-text` writes. If left out:
     preprocess_data/raw_utt_text_textVA.json of the folder."""
+    lexicon: Annotated[str | None, tyro.conf.arg(aliases=["--lexicon"])] = None
+    """Your copy of the NRC-VAD lexicon (version 1 or 2), which has the valence and arousal of any
+    label for the correlation prior. If left out, the labels must be among the seven words that are
+    built in (happy, sad, anger, surprise, disgust, fear, neutral)."""
     valid_fraction: float = 0.15
     """Source "vectors" only, whose file has no validation split: share of the training videos that
     are held out for it, in (0, 1)."""

@@ -10,6 +10,10 @@ EXAMPLES = {
     "convert-checkpoint": "univa convert-checkpoint best_model.pth model "
     "--text-encoder roberta-base",
     "data convert": "univa data convert download store --dtype float16",
+    "data import-table": "univa data import-table mine.csv store --dtype float16",
+    "data import-csd": "univa data import-csd LABELS.csd store --folds folds.json",
+    "data import-m3ed": "univa data import-m3ed annotation.json store --splits splits",
+    "data check": "univa data check store --json",
     "data verify": "univa data verify store",
     "va fit-text": "univa va fit-text --data emobank.csv --encoder minilm --output va-scorer",
     "va score-text": "univa va score-text --scorer va-scorer --data corpus --output va.json",

@@ -99,7 +99,7 @@ def check_corpus(config: TrainConfig, corpus: Corpus) -> None:
 def _read(config: TrainConfig) -> Corpus:
     data, model = config.data, config.model
     if data.folder is None:
-        what = "FILE (safetensors)" if data.source == "vectors" else "FOLDER"
+        what = {"vectors": "FILE (safetensors)", "store": "STORE"}.get(data.source, "FOLDER")
         raise UserError(f"no data: give --data {what}, see `univa train {config.preset} --help`")
     folder = Path(data.folder)
     va_file = Path(data.va_file) if data.va_file is not None else None
@@ -111,7 +111,7 @@ def _read(config: TrainConfig) -> Corpus:
             folder, va_file=va_file, labels=model.labels, require_va=require_va
         )
     text: Literal["tokens", "vectors"] = "tokens" if config.uses_tokens else "vectors"
-    if (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
+    if data.source == "store" or (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
         if va_file is not None:
             raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
         return read_store(folder, modalities=model.modalities, text=text)

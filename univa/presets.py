@@ -9,6 +9,7 @@ from pathlib import Path
 from univa.config import DataConfig, LossConfig, OptimizerConfig, ThresholdConfig, TrainConfig
 from univa.data import M3ED_LABELS, MOSEI_LABELS
 from univa.models import ModelConfig
+from univa.own_preset import own as own_preset
 
 __all__ = [
     "PRESETS",
@@ -20,6 +21,7 @@ __all__ = [
     "mosei_roberta",
     "mosei_text",
     "mosi_trimodal",
+    "own",
 ]
 
 
@@ -111,6 +113,11 @@ def mosi_trimodal() -> TrainConfig:
         epochs=4,
         threads=1,
     )
+
+
+def own(store: str | None = None) -> TrainConfig:
+    """Your own corpus, a store that `univa data import-...` made; needs --data STORE."""
+    return own_preset(store, text_encoder=default_text_encoder())
 
 
 def _authors(
@@ -234,6 +241,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "demo": demo,
     "mosei-text": mosei_text,
     "mosi-trimodal": mosi_trimodal,
+    "own": own,
     "mosei-roberta": mosei_roberta,
     "mosei-glove": mosei_glove,
     "m3ed-roberta": m3ed_roberta,

@@ -56,7 +56,7 @@ from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
 from univa.reports import curve_table, label_figures, label_table, write_reports
 from univa.runs import RunLog, find_run, tensorboard_writer, write_predictions
-from univa.va.lexicon import similarity_matrix
+from univa.va.lexicon import read_lexicon, similarity_matrix
 from univa_kernels import UniVALossOutput
 
 __all__ = ["train"]
@@ -103,7 +103,8 @@ def _train(
     seed_everything(config.seed)
     if checkpoint is None:
         tokenizer = load_tokenizer(str(config.model.text_encoder)) if config.uses_tokens else None
-        matrix = similarity_matrix(names) if config.model.prior else None
+        lexicon = read_lexicon(config.data.lexicon) if config.data.lexicon is not None else None
+        matrix = similarity_matrix(names, lexicon) if config.model.prior else None
         model = UniVA(config.model, similarity=matrix)
         if config.authors:
             start_as_authors(model)

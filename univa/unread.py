@@ -12,7 +12,12 @@ from univa.errors import UserError
 
 __all__ = ["refuse_unread", "unread_fields"]
 
-_SHORT = {"model.text_encoder": "text-encoder", "data.folder": "data", "data.va_file": "va-file"}
+_SHORT = {
+    "model.text_encoder": "text-encoder",
+    "data.folder": "data",
+    "data.lexicon": "lexicon",
+    "data.va_file": "va-file",
+}
 
 
 def unread_fields(config: TrainConfig) -> dict[str, str]:
@@ -53,6 +58,10 @@ def unread_fields(config: TrainConfig) -> dict[str, str]:
         )
         if data.source == "authors":
             unread("the file of each modality has scores of its own", ("data.va_file",))
+    if data.source == "store":
+        unread("the store has scores of its own", ("data.va_file",))
+    if not model.prior:
+        unread("there is no correlation prior that needs it", ("data.lexicon",))
     if data.source == "vectors" and "text" not in model.modalities:
         unread("it has scores of text", ("data.va_file",))
     if model.freeze_text_encoder:

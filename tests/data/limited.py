@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py  # noqa: F401
 import numpy as np
 import pytest
 
-import univa.data.convert  # noqa: F401  (what the server imports)
+import univa.data.convert
+import univa.data.import_csd
+import univa.data.import_table  # noqa: F401
 from univa.errors import UserError
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-import univa.data.convert as convert_module
 from tests.data.layout import features_of, write_layout
 from tests.data.limited import call_within
-from univa.data import read_store
+from univa.data import read_store, writing
 from univa.data.convert import convert
 from univa.data.store import file_sha256
 from univa.errors import UserError
@@ -54,7 +53,7 @@ def large(tmp_path_factory) -> tuple[Path, np.ndarray]:
 def convert_measured(folder: Path, store: Path, *, die_after: int = 0) -> None:
     """Convert; the peak of all resident memory, mapped and anonymous, stays within the limit."""
     if die_after:
-        save, count = convert_module.save_file, iter(range(1, 1 << 20))
+        save, count = writing.save_file, iter(range(1, 1 << 20))
 
         def dying(tensors, path):
             save(tensors, path)
@@ -62,7 +61,7 @@ def convert_measured(folder: Path, store: Path, *, die_after: int = 0) -> None:
                 os.truncate(path, Path(path).stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        convert_module.save_file = dying
+        writing.save_file = dying
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     convert(folder, store, shard_megabytes=SHARD, progress=False)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-import univa.data.convert as convert_module
 from tests.data.layout import write_layout
 from tests.data.limited import call_within
 from univa.cli import main
-from univa.data import Collator, read_authors, read_store
+from univa.data import Collator, read_authors, read_store, writing
 from univa.data.convert import convert
 from univa.errors import UserError
 
@@ -45,7 +44,7 @@ def same(corpus, other, dtype=torch.float32) -> None:
 @pytest.mark.parametrize("text", ["tokens", "vectors"])
 def test_what_goes_in_comes_out(folder, tmp_path, dtype, text, monkeypatch):
     # A few sequences per shard.
-    monkeypatch.setattr(convert_module, "_plans", small_plans(convert_module._plans))
+    monkeypatch.setattr(writing, "_plans", small_plans(writing._plans))
     convert(folder, tmp_path / "store", dtype=dtype, progress=False)
     assert len(list((tmp_path / "store").glob("train-text-*.safetensors"))) > 1
     other = read_authors(folder, text=text)
@@ -65,8 +64,8 @@ def test_no_padding(folder, tmp_path):
 
 
 def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert_module, "_plans", small_plans(convert_module._plans))
-    write, written = convert_module._write, []
+    monkeypatch.setattr(writing, "_plans", small_plans(writing._plans))
+    write, written = writing._write, []
 
     def counted(path, plan, dtype):
         if len(written) == 4:
@@ -75,7 +74,7 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
         return write(path, plan, dtype)
 
     store = tmp_path / "store"
-    monkeypatch.setattr(convert_module, "_write", counted)
+    monkeypatch.setattr(writing, "_write", counted)
     with pytest.raises(KeyboardInterrupt):
         convert(folder, store, progress=False)
     with pytest.raises(UserError, match=r"the store was not finished: run the same"):
@@ -88,7 +87,7 @@ def test_a_conversion_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
     with (store / "progress.jsonl").open("a") as log:
         log.write('{"name": "half')
     monkeypatch.setattr(
-        convert_module, "_write", lambda p, q, d: (written.append(p.name), write(p, q, d))[1]
+        writing, "_write", lambda p, q, d: (written.append(p.name), write(p, q, d))[1]
     )
     convert(folder, store, progress=False)
     again = written[4:]

@@ -1,7 +1,7 @@
 """A run of seconds, and what its folder holds."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from univa.config import SyntheticConfig, TrainConfig
 from univa.presets import demo
@@ -40,6 +42,25 @@ def tiny(**changes: Any) -> TrainConfig:
         progress=False,
     )
     return replace(config, **changes)
+
+
+def write_encoder(folder: Path, words: Sequence[str]) -> Path:
+    """A random text encoder that AutoModel and AutoTokenizer load, with dropout."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    special |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(
+        BertConfig(vocab_size=len(words), intermediate_size=16, max_position_embeddings=40, **sizes)
+    ).save_pretrained(folder)
+    return folder
 
 
 def options(config: TrainConfig) -> list[str]:

@@ -35,22 +35,27 @@ from univa.data.corpus import Corpus, Dialogue, LazyFeatures, Place, Split, Utte
 from univa.errors import UserError
 
 __all__ = [
+    "MALFORMED",
     "MANIFEST",
     "VERSION",
     "Shard",
     "check_shards",
     "file_sha256",
+    "malformed",
+    "open_manifest",
     "read_manifest",
     "read_store",
+    "shards_of",
 ]
 
 MANIFEST = "manifest.jsonl"
 PROGRESS = "progress.jsonl"
 VERSION = 1
 # The conversion keeps what is sound: shards whose checksum fits are not written again.
-MEND = f"delete {MANIFEST} there and run the same `univa data convert` again"
+MEND = f"delete {MANIFEST} there and run the same `univa data` command again"
 _NAME = re.compile(r"[\w-]+\.safetensors", re.ASCII)  # no path: a manifest leads nowhere else
 _DTYPES = {"float32": "F32", "float16": "F16"}
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 def file_sha256(path: Path) -> str:
@@ -157,7 +162,7 @@ def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; the store was not finished: run the same `univa data convert` "
+            f"{path}: no such file; the store was not finished: run the same `univa data` command "
             "again"
         ) from None
     except OSError as error:
@@ -171,6 +176,28 @@ def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
     if not whole:
         raise UserError(f"{path}: damaged or cut off (its SHA-256 does not fit); {MEND}")
     return (json.loads(line) for line in content[:cut].splitlines())
+
+
+def open_manifest(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The first line of a manifest, and those between it and the last.
+
+    Raises:
+        UserError: as `read_manifest`; or it is of another version.
+    """
+    lines = list(read_manifest(folder))
+    head = lines[0] if lines and isinstance(lines[0], dict) else {}
+    if head.get("kind") != "store" or head.get("version") != VERSION:
+        raise UserError(
+            f"{folder / MANIFEST}: version {head.get('version')!r} of the format, this reads "
+            f"{VERSION}; convert the data again, into another folder"
+        )
+    return head, lines[1:]
+
+
+def malformed(folder: Path, error: BaseException) -> UserError:
+    """What to raise where a manifest's lines are not as expected, one of `MALFORMED`."""
+    what = f"{type(error).__name__}: {error}"
+    return UserError(f"{folder / MANIFEST}: not what `univa data` writes ({what}); {MEND}")
 
 
 def read_store(
@@ -193,14 +220,7 @@ def read_store(
         UserError: the manifest is missing or damaged, of another version, or has no such features.
     """
     folder = Path(folder)
-    path = folder / MANIFEST
-    lines = list(read_manifest(folder))
-    head = lines[0] if lines and isinstance(lines[0], dict) else {}
-    if head.get("kind") != "store" or head.get("version") != VERSION:
-        raise UserError(
-            f"{path}: version {head.get('version')!r} of the format, this reads "
-            f"{VERSION}; convert the data again, into another folder"
-        )
+    head, lines = open_manifest(folder)
     tokens = text == "tokens"
     wanted = [m for m in MODALITIES if m in modalities and not (m == "text" and tokens)]
     utterances: dict[str, list[Utterance]] = {"train": [], "valid": [], "test": []}
@@ -211,15 +231,14 @@ def read_store(
                     f"{folder}: no {modality} features in this store; take {modality} out of "
                     "--model.modalities, or convert the data with them"
                 )
-        shards = _shards(folder, head, [line for line in lines if line["kind"] == "shard"])
-        for line in lines[1:]:
+        shards = shards_of(folder, head, lines)
+        for line in lines:
             if line["kind"] == "utterance":
                 utterances[line["split"]].append(_utterance(line, wanted, tokens, shards))
         source, labels = str(folder), tuple(head["labels"])
         used = {place.source for us in utterances.values() for u in us for place in _places(u)}
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not what `univa data convert` writes ({what}); {MEND}") from None
+    except MALFORMED as error:
+        raise malformed(folder, error) from None
     for shard in shards.values():
         if shard in used:
             shard.check_size()
@@ -256,7 +275,9 @@ def _places(utterance: Utterance) -> Iterator[Place]:
         yield from utterance.features.places.values()
 
 
-def _shards(folder: Path, head: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Shard]:
+def shards_of(folder: Path, head: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Shard]:
+    """The shards that the lines of a manifest name: name -> shard."""
+    lines = [line for line in lines if line["kind"] == "shard"]
     checked = torch.zeros(len(lines), dtype=torch.uint8).share_memory_()
     shards: dict[str, Shard] = {}
     for place, line in enumerate(lines):
