@@ -274,7 +274,7 @@ def test_folds_of_the_sdk_and_videos_that_do_not_match(files, tmp_path, capsys):
     )
     files["folds"] = folds
     assert main(arguments(files)) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "1 videos are in no fold and left out, first 'b'" in out
     assert "1 videos of the folds have no labels, first 'gone'" in out
     assert not Path("sprung").exists()
