@@ -94,7 +94,7 @@ def arguments(files, *more) -> list[str]:
 
 def refused(capsys, files, *more) -> str:
     assert main(arguments(files, *more)) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines(keepends=True)[-1]  # after remarks
     assert error.startswith("univa: error: ")
     assert error.count("\n") == 1
     assert not (files["store"] / "manifest.jsonl").exists()
