@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16384)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--largest", action="store_true", help="find the largest N in 16 GB too")
+    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/<gpu>.json")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu: torch sees no CUDA device")
@@ -138,7 +139,9 @@ def main() -> None:
         print(f"{backend} at N = {options.rows}, D = {options.dim}, bfloat16, on {gpu}")
         for name, value in figures.items():
             print(f"  {name:36} {value:10.3f}")
-    path = Path(__file__).parent / "results" / f"{gpu.replace(' ', '-').lower()}.json"
+    path = (
+        options.out or Path(__file__).parent / "results" / f"{gpu.replace(' ', '-').lower()}.json"
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path)

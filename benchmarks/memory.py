@@ -1,22 +1,45 @@
-"""Peak memory of one forward and backward, each in a process of its own (Linux).
+"""Peak memory of one forward and backward above what was held before it, the same for all.
 
-python -m benchmarks.memory univa_kernels 16384 256      # MiB above the inputs
+    python -m benchmarks.memory "univa_kernels (cpu)" 16384 128      # MiB; Linux
+
+On a CPU every contender has a process of its own, whose highest resident set counts; on a GPU the
+allocator's peak counts.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from benchmarks.contenders import contenders, inputs
+import torch
+
+from benchmarks.contenders import COMPILED, NAMES, Contender, contenders, inputs
+from benchmarks.contrastive import absent_here, predicted_seconds
+from benchmarks.results import PEAK
+from benchmarks.timing import Entry, Workload
+
+MIB = 1 << 20
+_START = 8.0  # seconds that a process takes to begin, generously
 
 
-def peak_memory(name: str, size: int, dim: int) -> float:
-    """MiB of resident memory that a contender needs above what there was before the call."""
+def peak_memory(name: str, size: int, dim: int, timeout: float | None = None) -> float:
+    """MiB of resident memory that a contender needs above what there was before the call.
+
+    Raises:
+        RuntimeError: the process failed or took too long.
+    """
     command = [sys.executable, "-m", "benchmarks.memory", name, str(size), str(dim)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"its process was stopped after {timeout:.0f} s") from None
+    if done.returncode < 0:
+        raise RuntimeError(f"its process ended with signal {-done.returncode}")
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    return float(done.stdout.split()[-1])
 
 
 def _resident(field: str) -> float:
@@ -27,15 +50,65 @@ def _resident(field: str) -> float:
 
 def _measure(name: str, size: int, dim: int) -> float:
     contender = contenders()[name]
-    small = inputs(size if name == "torch.compile" else 64, dim, 1, by_class=contender.by_class)
+    small = inputs(size if name == COMPILED else 64, dim, 1, by_class=contender.by_class)
     contender.loss(*small).backward()  # libraries load, thread pools start, compilers compile
     del small
     rows, points = inputs(size, dim, 1, by_class=contender.by_class)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _resident("VmRSS")
     contender.loss(rows, points).backward()
-    return _resident("VmHWM") - before
+    return max(_resident("VmHWM") - before, 0.01)
+
+
+def peak_on_gpu(contender: Contender, size: int, dim: int) -> float:
+    """MiB that the allocator held at most above what it held before."""
+    rows, points = inputs(
+        size, dim, 1, by_class=contender.by_class, device="cuda", dtype=torch.bfloat16
+    )
+    contender.loss(rows, points).backward()  # compilers compile
+    rows.grad = None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    contender.loss(rows, points).backward()
+    return max((torch.cuda.max_memory_allocated() - before) / MIB, 0.01)
+
+
+def workload(size: int, dim: int, device: str, *, budget: float, cap: float = 12.0) -> Workload:
+    """Peak memory of N rows; one process for each contender."""
+
+    def measure(contender: Contender, _: int) -> dict[str, float]:
+        if device == "cuda":
+            return {PEAK: peak_on_gpu(contender, size, dim)}
+        return {PEAK: peak_memory(contender.name, size, dim, timeout=_START + 3 * cap)}
+
+    def entries() -> list[Entry]:
+        every = []
+        for name, contender in contenders(device).items():
+            every.append(
+                Entry(
+                    name=name,
+                    measure=partial(measure, contender),
+                    warm=lambda: None,
+                    absent=absent_here(contender, size, dim, device),
+                    predicted=partial(predicted_seconds, name, size + 1, dim),
+                    unit="MiB",
+                )
+            )
+        return every
+
+    return Workload(
+        name=f"memory N={size} D={dim}",
+        kind="memory",
+        facts={"size": size, "dim": dim},
+        names=NAMES,
+        entries=entries,
+        budget=budget,
+        cap=cap,
+        rounds=1,
+    )
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(min(2, torch.get_num_threads()))
     print(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.contenders import vectorised_objective
-from benchmarks.test_cpu import objective_inputs
+from benchmarks.objective import objective_inputs, vectorised_objective
 from univa_kernels import UniVALoss
 
 _OPTIONS = (0.7, 0.1, 0.0, 0.45, 0.5, True, False, "kl", "norm")

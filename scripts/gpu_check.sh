@@ -6,10 +6,13 @@
 # Needs Python 3.11 or later with a CUDA build of torch 2.11 or later, pybind11, setuptools 77 or
 # later, pytest and hypothesis; nvcc; a C++ compiler. Uses no network, makes no environment and
 # installs nothing. Builds the extension in place for the GPU that is there (TORCH_CUDA_ARCH_LIST
-# says otherwise), then runs the tests marked gpu and the kernel tests; compute-sanitizer, where there
-# is one, over a short list of cases; and the loss at training batch sizes, whose figures go to
-# benchmarks/results/. Exit status 0: all passed, and those figures reach what they must.
+# says otherwise), then runs the benchmark suite (benchmarks/results/<gpu>.json with report and plots,
+# where there is matplotlib); the tests marked gpu and the kernel tests; compute-sanitizer, where there
+# is one, over a short list of cases; and the loss at training batch sizes. Within 9 minutes
+# (UNIVA_GPU_SECONDS says otherwise): what does not fit is told as not run, what was measured is kept.
+# Exit status 0: all was run and passed, and the figures reach what they must.
 set -euo pipefail
+LIMIT=${UNIVA_GPU_SECONDS:-530}  # seconds for everything, the build included
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
 
@@ -74,17 +77,28 @@ PY
 # By file: collecting every test would import what only training needs.
 mapfile -t marked < <(grep -rlE 'mark\.gpu\b' tests --include='test_*.py' | sort)
 failed=()
-# A step that fails does not keep the others from running; all of them are told at the end.
+# A step that fails does not keep the others from running; all of them are told at the end. What
+# would end after LIMIT is stopped (by an interrupt first, so that it keeps what it has).
 step() {
-    local name=$1
+    local name=$1 left=$((LIMIT - SECONDS))
     shift
     say "$name"
-    "$@" || failed+=("$name")
+    if [ "$left" -lt 5 ]; then
+        echo "NOT RUN: $LIMIT s are over"
+        failed+=("$name (not run, out of time)")
+        return
+    fi
+    timeout --signal=INT --kill-after=10 "$left" "$@" || failed+=("$name")
 }
 
+name=$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
+# First what this is for: figures, each contender held against float64 before. Every workload that
+# is done is kept in benchmarks/results/<gpu>.json, which `python -m benchmarks compare` reads.
+step "Benchmark suite" "$PYTHON" -m benchmarks run --device cuda --seconds 150
 step "Tests marked gpu" "$PYTHON" -m pytest -m gpu "${marked[@]}"
 step "Kernel tests, the CPU backend's too" "$PYTHON" -m pytest -m "not gpu" tests/kernels
-step "Benchmark beside the bare matrix product" "$PYTHON" -m benchmarks.gpu --largest
+step "Benchmark beside the bare matrix product" "$PYTHON" -m benchmarks.gpu --largest \
+    --out "benchmarks/results/$name-kernels.json"
 # memcheck: bounds; racecheck: shared memory; initcheck: device memory; synccheck: barriers.
 if command -v compute-sanitizer >/dev/null; then
     for check in memcheck racecheck initcheck synccheck; do
@@ -95,7 +109,6 @@ if command -v compute-sanitizer >/dev/null; then
 else
     say "No compute-sanitizer on this machine: memory and barriers were NOT checked"
 fi
-name=$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
 # The figures are kept where they miss what they must reach, too.
 step "The loss at training batch sizes, and what it must reach" \
     "$PYTHON" -m benchmarks.gpu_small_batch --out "benchmarks/results/$name-small-batch.json"

@@ -180,16 +180,36 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
         _dataclass("univa.va.cli", "FitText", "va fit-text"),
         "fit a text valence-arousal scorer",
     ),
+    ("va", "fit-audio"): (
+        _dataclass("univa.va.cli", "FitAudio", "va fit-audio"),
+        "fit one of speech",
+    ),
+    ("va", "fit-vision"): (
+        _dataclass("univa.va.cli", "FitVision", "va fit-vision"),
+        "fit one of pictures and videos",
+    ),
+    ("va", "score"): (
+        _dataclass("univa.va.cli_score", "Score", "va score"),
+        "score a manifest: text, audio or vision",
+    ),
     ("va", "score-text"): (
-        _dataclass("univa.va.cli", "ScoreText", "va score-text"),
-        "score the utterances of a data folder with it",
+        _dataclass("univa.va.cli_score", "ScoreText", "va score-text"),
+        "score the utterances of a data folder with a text scorer",
+    ),
+    ("data", "extract-audio"): (
+        _dataclass("univa.data.extract", "ExtractAudio", "data extract-audio"),
+        "features of audio files from a pre-trained encoder",
+    ),
+    ("data", "extract-vision"): (
+        _dataclass("univa.data.extract", "ExtractVision", "data extract-vision"),
+        "features of images or videos from a pre-trained encoder",
     ),
 }
 _GROUPS = {name[0] for name in _COMMANDS if len(name) > 1}
 
 
 def _usage() -> str:
-    lines = [f"  {' '.join(name):<20}{text}" for name, (_, text) in _COMMANDS.items()]
+    lines = [f"  {' '.join(name):<22}{text}" for name, (_, text) in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: univa COMMAND [options]",
@@ -198,8 +218,8 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "  -h, --help          show this, or the options of a command after it",
-            "  --version           show the version",
+            "  -h, --help            show this, or the options of a command after it",
+            "  --version             show the version",
         ]
     )
 

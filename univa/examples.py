@@ -16,5 +16,13 @@ EXAMPLES = {
     "data check": "univa data check store --json",
     "data verify": "univa data verify store",
     "va fit-text": "univa va fit-text --data emobank.csv --encoder minilm --output va-scorer",
+    "va fit-audio": "univa va fit-audio --data clips.csv --encoder wavlm --output va-audio",
+    "va fit-vision": "univa va fit-vision --data frames.csv --encoder clip --output va-vision",
+    "va score": "univa va score --modality audio --model va-audio --manifest manifest.csv "
+    "--output audio-va.json",
     "va score-text": "univa va score-text --scorer va-scorer --data corpus --output va.json",
+    "data extract-audio": "univa data extract-audio --manifest manifest.csv --encoder wavlm "
+    "--output audio-features",
+    "data extract-vision": "univa data extract-vision --manifest manifest.csv --encoder clip "
+    "--output vision-features",
 }

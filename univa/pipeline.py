@@ -30,7 +30,7 @@ from univa.inputs import load_tokenizer, make_collator
 from univa.metrics import decide
 from univa.models import UniVA
 from univa.processes import choose_device, cpu_threads
-from univa.va.text import TextVAScorer
+from univa.va.regressor import VARegressor
 
 __all__ = ["UniVAPipeline", "UtterancePrediction"]
 
@@ -116,9 +116,9 @@ class UniVAPipeline:
         self.thresholds: dict[str, float] = {
             name: float(checkpoint.meta["thresholds"][name]) for name in self.labels
         }
-        self._scorer: TextVAScorer | None = None
+        self._scorer: VARegressor | None = None
         if text_scorer is not None:
-            self._scorer = TextVAScorer.from_pretrained(text_scorer).to(self._device)
+            self._scorer = VARegressor.from_pretrained(text_scorer, "text").to(self._device)
 
     def __call__(
         self, dialogues: Mapping[str, Any] | Iterable[Mapping[str, Any]]

@@ -9,6 +9,7 @@ from tests.console.test_console import COMMANDS
 from tests.train.test_ablate import trained  # noqa: F401
 from tests.train.tiny import one_thread, options, tiny
 from tests.va.conftest import table, tiny_encoder  # noqa: F401
+from tests.va.media_files import picture, vit
 from tests.va.test_score import folder  # noqa: F401
 from univa.cli import main
 
@@ -78,6 +79,24 @@ def test_scorers(tiny_encoder, table, folder, tmp_path: Path, capfd):  # noqa: F
     assert result == {"file": str(scores), "utterances": 6}
     assert main([*score, "--output", str(scores), "--json", "--quiet"]) == 0
     assert capfd.readouterr().err == ""
+    score = ["va", "score", "--modality", "text", "--model", str(scorer), "--manifest", str(folder)]
+    result, error = document(capfd, *score, "--output", str(scores))
+    assert result == {"file": str(scores), "utterances": 6}
+    assert "6 utterances scored into" in error
+
+
+def test_extraction(tmp_path: Path, capfd):
+    picture(tmp_path / "a.png")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("id,split,vision\na,train,a.png\nb,test,a.png\n")
+    extract = ["data", "extract-vision", "--manifest", str(manifest), "--output"]
+    encoder = ["--encoder", str(vit(tmp_path / "encoder"))]
+    result, error = document(capfd, *extract, str(tmp_path / "features"), *encoder)
+    output = str(tmp_path / "features")
+    assert result == {"folder": output, "utterances": 2, "steps": 2, "size": 16}
+    assert "2 utterances, 2 steps of 16 numbers" in error
+    assert main([*extract, str(tmp_path / "again"), *encoder, "--json", "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_data(golden: Path, tmp_path: Path, capfd):
@@ -92,5 +111,5 @@ def test_data(golden: Path, tmp_path: Path, capfd):
 
 
 def test_these_are_the_commands_with_a_result():
-    tested = {"train", "evaluate", "ablate", "va fit-text", "va score-text"}
-    assert tested | {"data convert", "data verify"} <= set(COMMANDS)
+    tested = {"train", "evaluate", "ablate", "va fit-text", "va score-text", "va score"}
+    assert tested | {"data convert", "data verify", "data extract-vision"} <= set(COMMANDS)

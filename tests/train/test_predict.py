@@ -22,7 +22,7 @@ from univa.data import Split
 from univa.errors import UserError
 from univa.inputs import load_corpus
 from univa.train import train
-from univa.va.text import TextVAScorer
+from univa.va.regressor import VARegressor
 
 
 def dialogues_of(split: Split) -> list[dict]:
@@ -128,7 +128,7 @@ def text_run(layout, encoder, tmp_path_factory) -> Path:  # noqa: F811
 def scorer(encoder, tmp_path_factory) -> Path:  # noqa: F811
     folder = tmp_path_factory.mktemp("scorer") / "va"
     torch.manual_seed(3)
-    TextVAScorer.from_encoder(encoder, max_tokens=20).save_pretrained(folder)
+    VARegressor.from_encoder(encoder, "text", max_tokens=20).save_pretrained(folder)
     return folder
 
 
@@ -144,7 +144,7 @@ def test_text_in_its_dialogue_and_valence_arousal(text_run, scorer, tmp_path, ca
     predicted = [json.loads(line) for line in out.splitlines()]
     assert_predictions_of_the_run(text_run, predicted)
     texts = [one.text for one in corpus.test.utterances]
-    points = TextVAScorer.from_pretrained(scorer).score(texts)
+    points = VARegressor.from_pretrained(scorer).score(texts)
     torch.testing.assert_close(torch.tensor([one["va"]["text"] for one in predicted]), points)
     # The context matters: alone an utterance is another one.
     pipeline = UniVAPipeline(text_run, text_scorer=scorer)

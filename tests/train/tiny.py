@@ -44,7 +44,7 @@ def tiny(**changes: Any) -> TrainConfig:
     return replace(config, **changes)
 
 
-def write_encoder(folder: Path, words: Sequence[str]) -> Path:
+def write_encoder(folder: Path, words: Sequence[str], positions: int = 40) -> Path:
     """A random text encoder that AutoModel and AutoTokenizer load, with dropout."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
@@ -58,7 +58,12 @@ def write_encoder(folder: Path, words: Sequence[str]) -> Path:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     BertModel(
-        BertConfig(vocab_size=len(words), intermediate_size=16, max_position_embeddings=40, **sizes)
+        BertConfig(
+            vocab_size=len(words),
+            intermediate_size=16,
+            max_position_embeddings=positions,
+            **sizes,
+        )
     ).save_pretrained(folder)
     return folder
 

@@ -9,19 +9,17 @@ from transformers import AutoModel, AutoTokenizer
 from univa.cli import main
 from univa.errors import UserError
 from univa.va.cli import FitText
-from univa.va.fit import FitSettings, agreement, fit_text
-from univa.va.table import TextVASplit, read_va_table
-from univa.va.text import TextVAScorer
+from univa.va.fit import FitSettings, agreement, fit
+from univa.va.regressor import VARegressor
+from univa.va.table import VASplit, read_va_table
 
-QUICK = FitSettings(
-    epochs=3, batch_size=8, encoder_learning_rate=3e-3, head_learning_rate=1e-2, max_tokens=16
-)
+QUICK = FitSettings(epochs=3, batch_size=8, encoder_learning_rate=3e-3, head_learning_rate=1e-2)
 
 
 def _fit(encoder, splits, settings):
     torch.manual_seed(settings.seed)
-    scorer = TextVAScorer.from_encoder(encoder, max_tokens=settings.max_tokens)
-    return scorer, fit_text(scorer, splits, settings, progress=False)
+    scorer = VARegressor.from_encoder(encoder, "text", max_tokens=16, pooling=settings.pooling)
+    return scorer, fit(scorer, splits, settings, progress=False)
 
 
 def test_learns_and_reports_what_the_scorer_gives(tiny_encoder, table):
@@ -42,7 +40,7 @@ def test_learns_and_reports_what_the_scorer_gives(tiny_encoder, table):
 def test_keeps_the_best_epoch_not_the_last(tiny_encoder, table):
     splits = read_va_table(table)
     # Training pulls away from these dev scores, so the first epoch stays the best.
-    splits["dev"] = TextVASplit(texts=splits["dev"].texts, coordinates=-splits["dev"].coordinates)
+    splits["dev"] = VASplit(items=splits["dev"].items, coordinates=-splits["dev"].coordinates)
     scorer, figures = _fit(tiny_encoder, splits, replace(QUICK, epochs=4))
     criteria = [sum(v["pearson"] for v in epoch["dev"].values()) for epoch in figures["history"]]
     best = criteria.index(max(criteria))
@@ -62,7 +60,7 @@ def test_same_seed_same_weights_other_seed_others(tiny_encoder, table):
 
 def test_zero_learning_rate_freezes_the_encoder(tiny_encoder, table):
     splits = read_va_table(table)
-    before = TextVAScorer.from_encoder(tiny_encoder).encoder.state_dict()
+    before = VARegressor.from_encoder(tiny_encoder, "text").encoder.state_dict()
     scorer, _ = _fit(tiny_encoder, splits, replace(QUICK, epochs=1, encoder_learning_rate=0.0))
     after = scorer.encoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -98,7 +96,7 @@ def test_command_writes_a_folder_that_loads(tiny_encoder, table, tmp_path, capsy
     printed = capsys.readouterr().out
     for name in ("valence", "arousal"):
         assert f"test {name}: Pearson r {figures['test'][name]['pearson']:.4f}" in printed
-    scorer = TextVAScorer.from_pretrained(output)
+    scorer = VARegressor.from_pretrained(output)
     splits = read_va_table(table, replace(_command(table, "", "").table, value_range=(0.0, 10.0)))
     again = agreement(scorer, splits["test"])
     assert again["valence"]["pearson"] == pytest.approx(figures["test"]["valence"]["pearson"])

@@ -7,7 +7,7 @@ import tyro
 
 from univa.data import read_authors_text
 from univa.errors import UserError
-from univa.va.cli import ScoreText
+from univa.va.cli_score import ScoreText
 from univa.va.text import TextVAScorer
 
 TEXTS = {
@@ -39,7 +39,7 @@ def folder(tmp_path):
 @pytest.fixture(scope="module")
 def scorer(tiny_encoder, tmp_path_factory):
     torch.manual_seed(1)
-    scorer = TextVAScorer.from_encoder(tiny_encoder, max_tokens=16)
+    scorer = TextVAScorer.from_encoder(tiny_encoder, "text", max_tokens=16)
     scorer.scale.fill_(4.0)
     folder = tmp_path_factory.mktemp("scorer")
     scorer.save_pretrained(folder)

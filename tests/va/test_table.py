@@ -19,7 +19,7 @@ def _read(tmp_path, content, **options):
 
 def test_rows_by_split_rescaled(tmp_path):
     splits = _read(tmp_path, HEADER + ROWS)
-    assert splits["train"].texts == ("first",)
+    assert splits["train"].items == ("first",)
     assert splits["train"].coordinates.tolist() == [[-1.0, 1.0]]
     assert splits["dev"].coordinates.tolist() == [[0.0, 0.0]]
     assert splits["test"].coordinates.tolist() == [[0.5, -0.25]]
@@ -43,7 +43,7 @@ def test_other_columns_splits_and_range(tmp_path):
         value_range=(0.0, 1.0),
     )
     assert splits["train"].coordinates.tolist() == [[-0.5, 1.0]]
-    assert splits["test"].texts == ("two\nlines",)
+    assert splits["test"].items == ("two\nlines",)
 
 
 def test_emobank_against_the_csv_module(shared):
@@ -54,7 +54,7 @@ def test_emobank_against_the_csv_module(shared):
     assert sum(map(len, splits.values())) == len(rows)
     for role, split in splits.items():
         own = [row for row in rows if row["split"] == role]
-        assert list(split.texts) == [row["text"].strip() for row in own]
+        assert list(split.items) == [row["text"].strip() for row in own]
         expected = torch.tensor([[float(row["V"]), float(row["A"])] for row in own])
         torch.testing.assert_close(split.coordinates, (expected - 3) / 2)
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
 from univa.errors import UserError
-from univa.va.text import TextVAScorer, length_buckets
+from univa.va.regressor import length_buckets
+from univa.va.text import TextVAScorer
 
 TEXTS = ["a happy day", "a sad, slow, soft, still day", "!", "a lovely fast day day day day day"]
 
@@ -16,7 +17,7 @@ TEXTS = ["a happy day", "a sad, slow, soft, still day", "!", "a lovely fast day 
 @pytest.fixture
 def scorer(tiny_encoder):
     torch.manual_seed(3)
-    scorer = TextVAScorer.from_encoder(tiny_encoder, max_tokens=16)
+    scorer = TextVAScorer.from_encoder(tiny_encoder, "text", max_tokens=16)
     scorer.offset.copy_(torch.tensor([0.1, -0.2]))
     scorer.scale.copy_(torch.tensor([3.0, 2.0]))
     return scorer
@@ -48,19 +49,19 @@ def test_scores_are_clipped(scorer):
 
 def test_long_texts_are_cut(scorer):
     long = "a happy day " * 30
-    assert [len(row) for row in scorer.tokenize([long, "a"])] == [16, 3]
-    scorer.set_max_tokens(20)
-    assert len(scorer.tokenize([long])[0]) == 20
+    assert [len(row) for row in scorer.front.rows([long, "a"])] == [16, 3]
+    scorer.front.set_max_tokens(20)
+    assert len(scorer.front.rows([long])[0]) == 20
     for bad in (2, 65):
         with pytest.raises(UserError, match=f"max_tokens: {bad} is not between 3 and the 64"):
-            scorer.set_max_tokens(bad)
+            scorer.front.set_max_tokens(bad)
 
 
 def test_save_and_load(scorer, tmp_path):
     scorer.save_pretrained(tmp_path / "saved")
     loaded = TextVAScorer.from_pretrained(tmp_path / "saved")
     assert not loaded.training
-    assert loaded.max_tokens == 16
+    assert loaded.front.max_tokens == 16
     assert torch.equal(loaded.score(TEXTS), scorer.score(TEXTS))
     states = scorer.state_dict(), loaded.state_dict()
     assert states[0].keys() == states[1].keys()
@@ -80,7 +81,7 @@ def test_broken_folders(scorer, tmp_path, tiny_encoder):
     with pytest.raises(UserError, match="files are missing or do not fit each other"):
         TextVAScorer.from_pretrained(folder)
     (folder / "text_encoder" / "config.json").write_text(json.dumps(config))
-    assert TextVAScorer.from_pretrained(folder).max_tokens == 16
+    assert TextVAScorer.from_pretrained(folder).front.max_tokens == 16
 
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
@@ -94,10 +95,10 @@ def test_broken_folders(scorer, tmp_path, tiny_encoder):
 
 def test_encoder_that_cannot_be_loaded(tmp_path, tiny_encoder):
     with pytest.raises(UserError, match="no text encoder could be loaded") as caught:
-        TextVAScorer.from_encoder(tmp_path / "none")
+        TextVAScorer.from_encoder(tmp_path / "none", "text")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="max_tokens: 99 is not between 3 and the 64 positions"):
-        TextVAScorer.from_encoder(tiny_encoder, max_tokens=99)
+        TextVAScorer.from_encoder(tiny_encoder, "text", max_tokens=99)
 
 
 def test_tokenizer_without_its_files(scorer, tmp_path, tiny_encoder):
@@ -108,7 +109,7 @@ def test_tokenizer_without_its_files(scorer, tmp_path, tiny_encoder):
         for path in folder.glob("*token*"):
             path.unlink()
     with pytest.raises(UserError, match="bare: no usable tokenizer"):
-        TextVAScorer.from_encoder(bare, max_tokens=16)
+        TextVAScorer.from_encoder(bare, "text", max_tokens=16)
     with pytest.raises(UserError, match="saved"):
         TextVAScorer.from_pretrained(tmp_path / "saved")
 

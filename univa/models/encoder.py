@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 
 from univa.errors import UserError
 from univa.models.attention import SelfAttention
+from univa.quiet import no_progress_bar
 
 __all__ = [
     "DialogueEncoder",
@@ -185,7 +184,7 @@ def load_text_encoder(source: str | Path, *, weights: bool = True) -> nn.Module:
                 f"{source}: {config.model_type} is an encoder-decoder; give an encoder such as "
                 "RoBERTa or BERT"
             )
-        with _no_progress_bar():
+        with no_progress_bar():
             if weights:
                 encoder, report = AutoModel.from_pretrained(
                     str(source), config=config, local_files_only=folder, output_loading_info=True
@@ -203,21 +202,6 @@ def load_text_encoder(source: str | Path, *, weights: bool = True) -> nn.Module:
             "stay random; give a whole encoder"
         )
     return encoder.float()
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers' bar over the weights of one file off the terminal."""
-    from transformers.utils import logging
-
-    if not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
 
 
 def token_limit(encoder: nn.Module) -> int | None:

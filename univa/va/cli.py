@@ -1,44 +1,60 @@
-"""Commands of `univa va`: each is a dataclass whose fields are the options."""
+"""Commands of `univa va` that fit: each is a dataclass whose fields are the options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
 
+from univa.batch import Modality
 from univa.console import note
-from univa.data import read_authors_text, read_vectors
 from univa.errors import UserError
-from univa.files import atomic_folder, atomic_write_json, check_writable
-from univa.va.fit import FitSettings, fit_text, model_card
-from univa.va.score import score_corpus
+from univa.files import atomic_folder, atomic_write_json
+from univa.va.card import model_card, report_lines
+from univa.va.fit import FitSettings, fit
+from univa.va.regressor import VARegressor
 from univa.va.table import TableFormat, read_va_table
-from univa.va.text import TextVAScorer
 
-__all__ = ["FitText", "ScoreText"]
+__all__ = ["FitAudio", "FitText", "FitVision", "pick_device"]
+
+
+def _own_table() -> TableFormat:
+    """The columns of a manifest, with valence and arousal as the scorers give them."""
+    return TableFormat(
+        valence_column="valence",
+        arousal_column="arousal",
+        dev_split="valid",
+        value_range=(-1.0, 1.0),
+    )
 
 
 @dataclass(kw_only=True)
-class FitText:
-    """Fit a text valence-arousal scorer on a CSV of sentences, such as EmoBank's emobank.csv."""
+class _Fit:
+    """What fitting has in common."""
+
+    modality: ClassVar[Modality]
 
     data: Path
-    """CSV file with a header: sentences, valence, arousal and split."""
-    encoder: str
-    """Folder of a `transformers` text encoder with its tokenizer, or a hub name."""
+    """CSV file with a header, or JSON lines: text or file, valence, arousal and split."""
     output: Path
     """New folder for the scorer, its metrics and its model card."""
-    table: Annotated[TableFormat, tyro.conf.arg(name="")] = field(default_factory=TableFormat)
-    """Columns, splits and scale of the CSV."""
+    encoder: str
+    """Folder of a `transformers` encoder with its tokenizer or preprocessor, or a hub name."""
+    table: Annotated[TableFormat, tyro.conf.arg(name="")] = field(default_factory=_own_table)
+    """Columns, splits and scale of the table."""
     settings: Annotated[FitSettings, tyro.conf.arg(name="")] = field(default_factory=FitSettings)
     """Hyper-parameters."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
     progress: bool = True
     """Draw a progress bar and print a line per epoch."""
+
+    def front_settings(self) -> dict[str, Any]:
+        """Options of what stands before the encoder."""
+        raise NotImplementedError
 
     def run(self) -> dict[str, Any]:
         """Fit, print the test figures, write the folder.
@@ -48,71 +64,93 @@ class FitText:
         """
         if self.output.exists():
             raise UserError(f"{self.output}: exists already; give another --output or move it away")
-        splits = read_va_table(self.data, self.table)
+        splits = read_va_table(self.data, self.table, self.modality)
         torch.manual_seed(self.settings.seed)
-        scorer = TextVAScorer.from_encoder(
-            self.encoder, max_tokens=self.settings.max_tokens, dropout=self.settings.dropout
-        ).to(_device(self.device))
+        scorer = VARegressor.from_encoder(
+            self.encoder,
+            self.modality,
+            dropout=self.settings.dropout,
+            pooling=self.settings.pooling,
+            **self.front_settings(),
+        ).to(pick_device(self.device))
         # The folder is opened before the fit, so that one that cannot be written costs no time.
         with atomic_folder(self.output) as folder:
-            figures = fit_text(scorer, splits, self.settings, progress=self.progress)
+            figures = fit(scorer, splits, self.settings, progress=self.progress)
             scorer.save_pretrained(folder)
             atomic_write_json(folder / "metrics.json", figures)
-            card = model_card(self.data.name, Path(self.encoder).name, figures)
+            card = model_card(self.modality, self.data.name, Path(self.encoder).name, figures)
             (folder / "README.md").write_text(card, encoding="utf-8")
-        for name, value in figures["test"].items():
-            print(f"test {name}: Pearson r {value['pearson']:.4f}, CCC {value['ccc']:.4f}")
+        print("\n".join(report_lines(figures)))
         note(f"scorer in {self.output}")
         return {"folder": self.output, **figures}
 
 
 @dataclass(kw_only=True)
-class ScoreText:
-    """Score every utterance of a data folder; write a file like raw_utt_text_textVA.json."""
+class FitText(_Fit):
+    """Fit a text valence-arousal scorer on a table of texts, such as EmoBank's emobank.csv."""
 
-    data: Path
-    """Folder with final_multi_labels.csv and preprocess_data/videos_structure.json, or the
-    safetensors file of a corpus of vectors, whose JSON file beside it has the texts."""
-    scorer: Path
-    """Folder that `univa va fit-text` wrote."""
-    output: Path
-    """JSON file to write: split -> utterance id -> [text, valence, arousal]. It is replaced."""
-    batch_size: int = 64
-    """Utterances per batch."""
-    max_tokens: int | None = None
-    """Cut longer utterances to this many tokens; as in the fit if left out."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes CUDA where there is a GPU."""
-    progress: bool = True
-    """Draw a progress bar."""
+    modality: ClassVar[Modality] = "text"
+
+    table: Annotated[TableFormat, tyro.conf.arg(name="")] = field(default_factory=TableFormat)
+    """Columns, splits and scale of the table."""
+    max_tokens: int = 64
+    """Longer texts are cut to this many tokens."""
+
+    def front_settings(self) -> dict[str, Any]:
+        """`max_tokens`."""
+        return {"max_tokens": self.max_tokens}
+
+
+@dataclass(kw_only=True)
+class FitAudio(_Fit):
+    """Fit a valence-arousal scorer of speech on a table of audio files."""
+
+    modality: ClassVar[Modality] = "audio"
+
+    settings: Annotated[FitSettings, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: FitSettings(batch_size=16, encoder_learning_rate=3e-5)
+    )
+    """Hyper-parameters."""
+    max_seconds: float = 15.0
+    """Longer clips are cut to their beginning; scoring cuts them, too."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size: {self.batch_size} is less than 1; give a positive number")
+        if not self.max_seconds > 0:
+            raise UserError(f"max_seconds: {self.max_seconds:g} is not above 0")
 
-    def run(self) -> dict[str, Any]:
-        """Score and write the file.
-
-        Raises:
-            UserError: bad input. Then the output is as it was.
-        """
-        # Scores that are there may be stale or broken: they are what this replaces.
-        if self.data.suffix == ".safetensors":
-            corpus = read_vectors(self.data)
-        else:
-            corpus = read_authors_text(self.data, scores=False)
-        scorer = TextVAScorer.from_pretrained(self.scorer).to(_device(self.device))
-        if self.max_tokens is not None:
-            scorer.set_max_tokens(self.max_tokens)
-        check_writable(self.output)
-        scores = score_corpus(scorer, corpus, batch_size=self.batch_size, progress=self.progress)
-        atomic_write_json(self.output, scores)
-        count = sum(map(len, scores.values()))
-        print(f"{count} utterances scored into {self.output}")
-        return {"file": self.output, "utterances": count}
+    def front_settings(self) -> dict[str, Any]:
+        """`max_seconds`."""
+        return {"max_seconds": self.max_seconds}
 
 
-def _device(name: str) -> torch.device:
+@dataclass(kw_only=True)
+class FitVision(_Fit):
+    """Fit a valence-arousal scorer of pictures on a table of images, frame folders or videos."""
+
+    modality: ClassVar[Modality] = "vision"
+
+    settings: Annotated[FitSettings, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: FitSettings(batch_size=16, encoder_learning_rate=3e-5)
+    )
+    """Hyper-parameters."""
+    frames: int = 8
+    """Most frames of a clip, evenly spread."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise UserError(f"frames: {self.frames} is less than 1")
+
+    def front_settings(self) -> dict[str, Any]:
+        """`frames`."""
+        return {"frames": self.frames}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of an option "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: there is no GPU.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but torch sees no GPU; use --device cpu")
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Reads a table of sentences with valence and arousal, such as EmoBank's `emobank.csv`."""
+"""Reads a table of texts or files with valence and arousal, such as EmoBank's `emobank.csv`."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from univa.data._reading import at, finite_number, read_table
+from univa.batch import Modality
+from univa.data._reading import at, finite_number
+from univa.data.records import read_records
 from univa.errors import UserError
+from univa.va.manifest import Columns, content_of
 
-__all__ = ["TableFormat", "TextVASplit", "read_va_table"]
+__all__ = ["TableFormat", "VASplit", "read_va_table"]
 
 
 @dataclass(kw_only=True)
-class TableFormat:
+class TableFormat(Columns):
     """Which columns of the table hold what, and on which scale. The defaults are EmoBank's."""
 
-    text_column: str = "text"
-    """Column with the sentence."""
     valence_column: str = "V"
     """Column with valence."""
     arousal_column: str = "A"
     """Column with arousal."""
-    split_column: str = "split"
-    """Column that says which split a row belongs to."""
     train_split: str = "train"
     """Value of the split column for rows to fit on."""
     dev_split: str = "dev"
@@ -51,72 +51,71 @@ class TableFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextVASplit:
+class VASplit:
     """The rows of one split.
 
     Attributes:
-        texts: N sentences, none of them blank.
+        items: N texts, none of them blank, or N clips.
         coordinates: [N, 2] float32 (valence, arousal) in [-1, 1].
     """
 
-    texts: tuple[str, ...]
+    items: tuple[Any, ...]
     coordinates: Tensor
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.items)
 
 
-def read_va_table(path: Path, table: TableFormat | None = None) -> dict[str, TextVASplit]:
-    """Read a CSV file with a header line.
+def read_va_table(
+    path: Path, table: TableFormat | None = None, modality: Modality = "text"
+) -> dict[str, VASplit]:
+    """Read a CSV file with a header line, or JSON lines.
 
     Args:
-        path: the file, UTF-8, comma separated.
+        path: the file, UTF-8.
         table: column names, names of the splits and the scale; EmoBank's if left out.
+        modality: text, or what the files of the table hold.
 
     Returns:
         "train", "dev" and "test" -> rows of that split in the order of the file, with valence and
         arousal mapped linearly from `table.value_range` to [-1, 1].
 
     Raises:
-        UserError: the file or a column is missing; a row has a blank text, an unknown split, or a
-            valence or arousal that is no finite number in the range; a split has no row.
+        UserError: the file or a column is missing; a row has a blank text or file, an unknown
+            split, or a valence or arousal that is no finite number in the range; a split has no
+            row.
     """
     table = table or TableFormat()
     roles = {table.train_split: "train", table.dev_split: "dev", table.test_split: "test"}
     low, high = table.value_range
-    texts: dict[str, list[str]] = {role: [] for role in roles.values()}
+    items: dict[str, list[Any]] = {role: [] for role in roles.values()}
     points: dict[str, list[tuple[float, float]]] = {role: [] for role in roles.values()}
 
-    columns = (table.text_column, table.valence_column, table.arousal_column, table.split_column)
-    for row, record in read_table(path, columns, mend="give the path of a CSV file"):
+    columns = (table.of(modality), table.valence_column, table.arousal_column, table.split_column)
+    for row, record in read_records(path, columns, mend="give the path of a CSV file"):
         split = record[table.split_column]
         if split not in roles:
             raise UserError(
                 f"{at(path, row)}: split {split!r} in column {table.split_column!r} is none of "
                 f"{', '.join(roles)}; mend the row or name the splits by option"
             )
-        text = record[table.text_column].strip()
-        if not text:
-            raise UserError(
-                f"{at(path, row)}: column {table.text_column!r} is empty; "
-                "give the row a text or drop it"
-            )
+        content = content_of(path, row, record, table, modality)
         valence, arousal = (
             _number(path, row, column, record[column], low, high)
             for column in (table.valence_column, table.arousal_column)
         )
-        texts[roles[split]].append(text)
+        items[roles[split]].append(content)
         points[roles[split]].append((valence, arousal))
 
     for name, role in roles.items():
-        if not texts[role]:
+        if not items[role]:
             raise UserError(
                 f"{path}: no row has {name!r} in column {table.split_column!r}, so the {role} "
                 "split is empty; add rows or name the split by option"
             )
     return {
-        role: TextVASplit(
-            texts=tuple(texts[role]),
+        role: VASplit(
+            items=tuple(items[role]),
             coordinates=torch.tensor(points[role], dtype=torch.float64)
             .sub(low)
             .mul(2 / (high - low))

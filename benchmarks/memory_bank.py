@@ -1,0 +1,141 @@
+"""A training batch against a cross-batch memory of 65 536 rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+import univa_kernels
+from benchmarks import truth
+from benchmarks.contenders import (
+    AUTHORS,
+    BACKENDS,
+    COMPILED,
+    OUR_NAMES,
+    OURS,
+    PLAIN,
+    RADIUS,
+    TEMPERATURE,
+    backend_absent,
+    inputs,
+    statically_compiled,
+)
+from benchmarks.timing import Clock, Entry, Workload
+from univa_kernels import CrossBatchMemory, VASupConLoss
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def vectorised(rows: Tensor, points: Tensor, bank: Tensor, there: Tensor) -> Tensor:
+    """The batch against itself and the bank: [B, B + M] logits."""
+    contrast, places = torch.cat([rows, bank]), torch.cat([points, there])
+    logits = (rows @ contrast.T).float() / TEMPERATURE
+    own = torch.eye(*logits.shape, dtype=torch.bool, device=rows.device)
+    distance = torch.cdist(points, places, compute_mode="donot_use_mm_for_euclid_dist")
+    positive = (distance < RADIUS) & ~own
+    count = positive.sum(1)
+    log_z = logits.masked_fill(own, -torch.inf).logsumexp(1)
+    mean = (logits * positive).sum(1) / count.clamp(min=1)
+    some = count > 0
+    return torch.where(some, log_z - mean, 0).sum() / some.sum().clamp(min=1)
+
+
+@cache
+def _compiled() -> Loss:
+    return statically_compiled(vectorised)
+
+
+class Ring:
+    """What a careful user writes: the batch takes the place of the oldest rows after its loss."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss, self.oldest = loss, 0
+
+    def __call__(self, rows: Tensor, points: Tensor, bank: Tensor, there: Tensor) -> Tensor:
+        value = self.loss(rows, points, bank, there)
+        end = self.oldest + len(rows)
+        if end > len(bank):
+            self.oldest, end = 0, len(rows)
+        bank[self.oldest : end], there[self.oldest : end] = rows.detach(), points
+        self.oldest = end
+        return value
+
+
+class Remembering:
+    """`CrossBatchMemory` around the loss, in training mode, full from the start."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.filled_from: Tensor | None = None
+        self.memory: CrossBatchMemory | None = None
+
+    def __call__(self, rows: Tensor, points: Tensor, bank: Tensor, there: Tensor) -> Tensor:
+        if self.memory is None or self.filled_from is not bank:
+            loss = VASupConLoss(temperature=TEMPERATURE, radius=RADIUS)
+            self.memory = CrossBatchMemory(loss, memory_size=len(bank))
+            self.memory.embeddings, self.memory.coordinates = bank, there
+            self.filled_from = bank
+        with univa_kernels.use_backend(self.backend):
+            value: Tensor = self.memory(rows, points)
+        return value
+
+
+def check(loss: Loss, device: str = "cpu", batch: int = 12, bank: int = 500, dim: int = 64) -> None:
+    """Hold value and gradient against float64.
+
+    Raises:
+        WrongResult: the contender is wrong.
+    """
+    rows, points = inputs(batch, dim, 0, device=device)
+    remembered, there = inputs(bank, dim, 1, device=device)
+    remembered = remembered.detach()
+    value = loss(rows, points, remembered.clone(), there.clone())  # which it changes
+    (grad,) = torch.autograd.grad(value, rows)
+    wide = rows.detach().double().requires_grad_()
+    positive = truth.positives_by_radius(points, RADIUS, torch.cat([points, there]))
+    contrast = torch.cat([wide, remembered.double()])
+    true_value = truth.contrastive(wide, positive, TEMPERATURE, contrast=contrast)
+    (true_grad,) = torch.autograd.grad(true_value, wide)
+    truth.compare((value, grad), (true_value, true_grad))
+
+
+def workload(
+    batch: int, bank: int, dim: int, device: str, *, budget: float, rounds: int = 60
+) -> Workload:
+    """Fresh batches, each remembered after its loss; figures are of loss, memory and backward."""
+    clock = Clock(device)
+
+    def entries() -> list[Entry]:
+        remembered, there = inputs(bank, dim, 1, device=device)
+        remembered = remembered.detach()
+
+        def entry(name: str, loss: Loss, absent: str | None = None) -> Entry:
+            def measure(number: int) -> dict[str, float]:
+                rows, points = inputs(batch, dim, number + 2, device=device)
+                return clock.phases(lambda: loss(rows, points, remembered, there))
+
+            return Entry(
+                name=name, measure=measure, check=lambda: check(loss, device), absent=absent
+            )
+
+        every = [entry(PLAIN, Ring(vectorised))]
+        for name in BACKENDS:
+            absent = backend_absent(name, device)
+            every.append(entry(f"{OURS} ({name})", Remembering(name), absent))
+        pairs = f"{batch * (batch + bank) / 1e6:.1f} million pairs in a Python loop"
+        every.append(entry(AUTHORS, vectorised, f"has no memory; would be {pairs}"))
+        every.append(entry(COMPILED, Ring(_compiled())))
+        return every
+
+    return Workload(
+        name=f"memory bank M={bank} B={batch} D={dim}",
+        kind="memory bank",
+        facts={"batch": batch, "bank": bank, "dim": dim, "dtype": "float32"},
+        names=(PLAIN, *OUR_NAMES, AUTHORS, COMPILED),
+        entries=entries,
+        budget=budget,
+        rounds=rounds,
+    )

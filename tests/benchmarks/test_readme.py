@@ -1,0 +1,41 @@
+"""README's figures are those of the committed run, and nothing else."""
+
+import pytest
+
+from benchmarks import readme
+from benchmarks.report import headline, markdown
+from benchmarks.results import FOLDER, load, machine
+
+COMMITTED = sorted(path for path in FOLDER.glob("*.md"))
+
+
+def test_figures_regenerate_with_no_difference():
+    text = readme.README.read_text()
+    assert readme.updated(text) == text
+
+
+def test_the_three_figures_are_there():
+    text = readme.README.read_text()
+    name = readme._BLOCK.search(text)["name"]
+    rows = headline(load(FOLDER / name))
+    assert len(rows) == 3
+    for what, own, beside in rows:
+        assert f"| {what} | {own} | {beside} |" in text
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_reports_regenerate_with_no_difference(path):
+    picture = path.with_suffix(".svg")
+    run = load(path.with_suffix(".json"))
+    assert path.read_text() == markdown(run, picture.name if picture.exists() else None)
+
+
+def test_no_block_is_refused():
+    with pytest.raises(SystemExit, match="no block"):
+        readme.updated("# A README\n")
+
+
+def test_machine_has_no_names_or_paths():
+    facts = machine("cpu")
+    assert not any("/" in str(value) for value in facts.values())
+    assert {"cpu", "threads", "torch", "python", "pykeops", "busy_before_percent"} <= set(facts)

@@ -1,0 +1,184 @@
+"""The suite at the size of seconds: contenders are right, wrong ones are caught, memory is linear.
+
+Never how fast anything is.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import contenders as peers
+from benchmarks import memory_bank, objective, suite
+from benchmarks.compare import compare
+from benchmarks.contenders import Contender, contenders, inputs, ours
+from benchmarks.contrastive import loss_entry
+from benchmarks.memory import peak_memory
+from benchmarks.report import markdown, write
+from benchmarks.results import BOTH, MEASURED, NOT_RUN, WRONG, load, start
+from benchmarks.timing import Workload, WrongResult
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    run = start("cpu", "test")
+    workloads = suite.smoke()
+    suite.execute(workloads, run, say=lambda line: None)
+    return workloads, run
+
+
+def test_every_contender_is_measured_or_says_why_not(smoke):
+    workloads, run = smoke
+    for workload in workloads:
+        assert set(run.contenders(workload.name)) == set(workload.names)
+    for result in run.results:
+        assert result.status != WRONG, (result.key, result.reason)
+        if result.status == NOT_RUN:
+            known = (
+                "torch sees no CUDA",
+                "does not serve cpu",
+                "has no UniVA objective",
+                "has no memory",
+            )
+            assert result.reason.startswith(known), (result.key, result.reason)
+        else:
+            assert len(result.values) == len(result.rounds) > 0
+            assert all(value > 0 for value in result.values)
+    expected = {"univa_kernels (cpu)", "univa_kernels (reference)", peers.PLAIN, peers.AUTHORS}
+    measured = {r.contender for r in run.results if r.status == MEASURED}
+    assert expected | {peers.SUPCON, peers.NT_XENT, "univa", "straight PyTorch"} <= measured
+
+
+def test_report_names_everything_and_leaves_nothing_of_this_machine(smoke, tmp_path):
+    _, run = smoke
+    path = tmp_path / "machine.json"
+    write(run, path)
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "machine.json",
+        "machine.md",
+        "machine.svg",
+    }
+    text = (tmp_path / "machine.md").read_text()
+    assert text == markdown(load(path), "machine.svg")  # all of it is from the JSON
+    for result in run.results:
+        assert result.contender in text
+    assert "only these ran, and the time of the whole epoch was not measured" in text
+    written = text + path.read_text()
+    for secret in (str(ROOT), str(Path.home()) + "/", socket.gethostname()):
+        assert secret not in written
+
+
+def test_a_run_does_not_regress_from_itself(smoke):
+    _, run = smoke
+    found = compare(run, run)
+    assert not found.failed(1.0001)
+    assert not found.only_before
+    assert len(found.ratios) == sum(bool(result.values) for result in run.results)
+
+
+def scaled(rows, points):
+    return 1.001 * ours(rows, points)
+
+
+def wrong_gradient(rows, points):
+    loss = ours(rows, points)
+    return loss.detach() + 1.01 * (loss - loss.detach())
+
+
+def not_a_number(rows, points):
+    return ours(rows, points) * torch.nan
+
+
+@pytest.mark.parametrize("loss", [scaled, wrong_gradient, not_a_number])
+def test_a_wrong_contender_is_reported_and_not_timed(loss):
+    entry = loss_entry(Contender("wrong", loss), 64, 32, "cpu", torch.float32)
+    workload = Workload(
+        name="contrastive N=64 D=32",
+        kind="contrastive",
+        facts={"size": 64, "dim": 32},
+        names=("wrong",),
+        entries=lambda: [entry],
+        budget=100,
+        rounds=2,
+    )
+    run = start("cpu", "test")
+    suite.record(workload, run)
+    (result,) = run.results
+    assert (result.status, result.values) == (WRONG, [])
+    assert "off from the float64 truth" in result.reason
+    assert "**wrong**" in markdown(run, None)
+
+
+def test_wrong_objective_and_wrong_memory_are_caught():
+    with pytest.raises(WrongResult):
+        objective.check(lambda *v: 1.001 * objective.vectorised_objective(*v), 12)
+    with pytest.raises(WrongResult):
+        memory_bank.check(lambda *v: 1.001 * memory_bank.vectorised(*v))
+
+
+def test_contenders_get_the_same_rows_and_every_round_others():
+    rows, points = inputs(50, 8, 3)
+    by_class, classes = inputs(50, 8, 3, by_class=True)
+    torch.testing.assert_close(rows, by_class, rtol=0, atol=0)
+    assert classes.dtype == torch.int64
+    assert points.shape == (50, 2)
+    assert not torch.equal(rows, inputs(50, 8, 4)[0])
+
+
+def test_the_truth_of_this_library_is_its_own_float64_reference():
+    rows, points = inputs(80, 16, 0)
+    wide = rows.detach().double()
+    want = peers.by_backend("reference")(wide, points)
+    torch.testing.assert_close(peers.true_loss("radius", wide, points), want)
+
+
+def test_too_large_contenders_are_left_out():
+    every = contenders()
+    assert every[peers.PLAIN].bytes(16384) < 8 * peers.GIB < every[peers.PLAIN].bytes(32768)
+    assert every[peers.NT_XENT].bytes(256) < 8 * peers.GIB < every[peers.NT_XENT].bytes(1024)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_linear():
+    """Doubling N at most doubles the extra memory; with an N x N matrix it grows fourfold."""
+    own = [peak_memory("univa_kernels (cpu)", size, 256) for size in (4096, 8192)]
+    assert own[1] <= 2 * own[0], own
+    assert own[1] < 8192 * 8192 * 4 / 2**20 / 4  # a quarter of one matrix of logits
+    plain = [peak_memory(peers.PLAIN, size, 16) for size in (1024, 2048)]
+    assert plain[1] > 3 * plain[0], plain  # what the test is to catch
+
+
+def test_pytest_benchmark_file_holds_the_suite(tmp_path):
+    path = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--smoke", "-q", "-k", "copy"]
+    done = subprocess.run(
+        [*command, "--benchmark-json", str(path), "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    run = load(path)
+    (result,) = run.results
+    (entry,) = json.loads(path.read_text())["benchmarks"]
+    assert entry["extra_info"]["workload"] == result.workload
+    assert entry["stats"]["rounds"] == len(result.values)
+    assert entry["stats"]["max"] == pytest.approx(max(result.values))
+    assert result.figure == BOTH
+
+
+def test_budgets_of_the_suite():
+    """`make bench` has to end within ten minutes: budgets leave room for imports and the report."""
+    workloads = suite.cpu()
+    assert sum(workload.budget for workload in workloads) <= 560
+    names = [workload.name for workload in workloads]
+    assert len(set(names)) == len(names)
+    found = [each for each in workloads if each.kind == "objective"]
+    assert [each.facts["batch"] for each in found] == [12, 22, 32]
