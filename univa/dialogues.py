@@ -8,13 +8,17 @@ One line is one dialogue; relative paths start at the folder of the file:
 
 `id` may be left out (the number of the line, the dialogue's id with the utterance's number). A
 feature file holds one floating-point array [steps, size]: `.npy`, or `.safetensors` with one tensor
-or one named "features". Other fields are not looked at.
+or one named "features". A media file stands beside the text ("audio": "d1_0.wav", "vision":
+"d1_0.mp4"), with "start" and "end" in seconds where it is a stretch of it. Other fields are not
+looked at.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,8 +30,10 @@ from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
 from univa.data.corpus import Dialogue, LazyFeatures, Place, Utterance
+from univa.data.extract import MediaEncoder
 from univa.errors import UserError
 from univa.models import ModelConfig
+from univa.va.media import Clip
 
 __all__ = ["DialogueRecord", "parse_dialogue", "read_dialogues"]
 
@@ -42,13 +48,13 @@ class UtteranceRecord:
         id: its name.
         text: what was said; None where nothing is given.
         features: modality -> a file or an array [T, F].
-        media: modality -> an audio, image or video file.
+        media: modality -> an audio file; an image, a folder of images or a video; or a stretch.
     """
 
     id: str
     text: str | None
     features: dict[Modality, Any] = field(default_factory=dict)
-    media: dict[Modality, str] = field(default_factory=dict)
+    media: dict[Modality, Clip] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +73,22 @@ class DialogueRecord:
     place: str
     folder: Path
 
-    def load(self, model: ModelConfig, *, reads_tokens: bool) -> Dialogue:
+    def load(
+        self,
+        model: ModelConfig,
+        *,
+        reads_tokens: bool,
+        encoders: Mapping[Modality, MediaEncoder] | None = None,
+    ) -> Dialogue:
         """The dialogue for a model: every modality of it is there, and of its size.
 
-        Heads of feature files are read here, their values when they are asked for.
+        Heads of feature files are read here, their values when they are asked for. Media files
+        are encoded here.
+
+        Args:
+            model: what the model sees.
+            reads_tokens: its text comes as tokens.
+            encoders: what makes features of media files where no features are given.
 
         Raises:
             UserError: an utterance lacks a modality of the model, or its features cannot be read
@@ -86,7 +104,7 @@ class DialogueRecord:
                     labels=torch.zeros(len(model.labels)),
                     features=LazyFeatures(
                         {
-                            modality: self._features(one, modality, model)
+                            modality: self._features(one, modality, model, encoders or {})
                             for modality in model.modalities
                             if self._needs_features(one, modality, reads_tokens)
                         }
@@ -99,6 +117,14 @@ class DialogueRecord:
     def _where(self, utterance: UtteranceRecord) -> str:
         return f"{self.place}, utterance {utterance.id!r}"
 
+    @contextmanager
+    def naming(self, utterance: UtteranceRecord, modality: Modality) -> Iterator[None]:
+        """Put before an error inside the block which line and utterance it belongs to."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self._where(utterance)}, {modality}: {error}") from None
+
     def _needs_features(
         self, utterance: UtteranceRecord, modality: Modality, reads_tokens: bool
     ) -> bool:
@@ -109,15 +135,24 @@ class DialogueRecord:
         return False
 
     def _features(
-        self, utterance: UtteranceRecord, modality: Modality, model: ModelConfig
+        self,
+        utterance: UtteranceRecord,
+        modality: Modality,
+        model: ModelConfig,
+        encoders: Mapping[Modality, MediaEncoder],
     ) -> Place:
         where = self._where(utterance)
         given = utterance.features.get(modality)
         if given is None and modality in utterance.media:
-            raise UserError(
-                f"{where}: {modality} is a media file, and the model reads features: extract them "
-                f"first, with what it was trained on, and name the file as features.{modality}"
-            )
+            if modality not in encoders:
+                raise UserError(
+                    f"{where}: {modality} is a media file, and the model reads features: give "
+                    f"--{modality}-encoder, the encoder it was trained on, or name a file of "
+                    f"features as features.{modality}"
+                )
+            with self.naming(utterance, modality):
+                encoders[modality].check([utterance.media[modality]])
+                given = encoders[modality](utterance.media[modality])
         if given is None:
             what = "word vectors" if modality == "text" else f"{modality} features"
             raise UserError(
@@ -257,9 +292,30 @@ def parse_dialogue(record: Any, *, number: int, place: str, folder: Path) -> Dia
             id=own,
             text=text,
             features={m: features[m] for m in MODALITIES if features.get(m) is not None},
-            media={m: str(one[m]) for m in MODALITIES[1:] if one.get(m) is not None},
+            media=_media(one, here, folder),
         )
     return DialogueRecord(id=name, utterances=tuple(parsed.values()), place=place, folder=folder)
+
+
+def _media(one: Mapping[str, Any], here: str, folder: Path) -> dict[Modality, Clip]:
+    times: list[float | None] = []
+    for name in ("start", "end"):
+        value = one.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value < math.inf):
+            raise UserError(f"{here}: {name} is no time in seconds; mend it")
+        times.append(value)
+    start, end = times[0] or 0.0, times[1]
+    if end is not None and end <= start:
+        raise UserError(f"{here}: from {start:g} s to {end:g} s is no stretch of time; mend it")
+    media: dict[Modality, Clip] = {}
+    for modality in MODALITIES[1:]:
+        path = one.get(modality)
+        if path is not None:
+            if not isinstance(path, str | Path) or not str(path):
+                raise UserError(f"{here}: {modality} is not the path of a media file; mend it")
+            media[modality] = Clip(path=folder / path, start=start, end=end)
+    return media
 
 
 def _name(record: Mapping[str, Any], default: str, place: str) -> str:
@@ -288,7 +344,7 @@ def read_dialogues(
         UserError: a line is not a dialogue; its number is named.
     """
     read = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(file, source), 1):
         read += len(line)
         place = f"{source}, line {number}"
         try:
@@ -303,3 +359,10 @@ def read_dialogues(
             column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
             raise UserError(f"{place}: not JSON ({reason}{column}); mend it") from None
         yield parse_dialogue(record, number=number, place=place, folder=folder), read
+
+
+def _lines(file: BinaryIO, source: str) -> Iterator[bytes]:
+    try:
+        yield from file
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error})") from None

@@ -23,13 +23,15 @@ from univa.batch import Modality
 from univa.checkpoint import load_checkpoint
 from univa.config import TrainConfig
 from univa.data import Dialogue, Split
-from univa.dialogues import DialogueRecord, parse_dialogue
+from univa.data.extract import MediaEncoder
+from univa.dialogues import DialogueRecord, UtteranceRecord, parse_dialogue
 from univa.errors import UserError
 from univa.evaluate import evaluation_sampler, predict
 from univa.inputs import load_tokenizer, make_collator
 from univa.metrics import decide
 from univa.models import UniVA
 from univa.processes import choose_device, cpu_threads
+from univa.va.media import Clip
 from univa.va.regressor import VARegressor
 
 __all__ = ["UniVAPipeline", "UtterancePrediction"]
@@ -48,8 +50,8 @@ class UtterancePrediction:
         emotions: the labels whose probability is above their threshold, likeliest first.
         probabilities: label -> probability, in the order of the model's labels. By the run's loss
             they sum to 1 (KL divergence) or are independent of each other (BCE).
-        va: modality -> (valence, arousal), each in [-1, 1], or None where there was nothing to
-            score; a modality without a scorer is absent.
+        va: modality -> (valence, arousal), each in [-1, 1], or None where there was no text or
+            media file to score; a modality without a scorer is absent.
     """
 
     dialogue_id: str
@@ -76,8 +78,11 @@ class UniVAPipeline:
 
     Args:
         run: a run folder of `univa train`.
-        text_scorer: folder of a text valence-arousal scorer (`univa va fit-text`); None gives no
-            valence and arousal.
+        scorers: modality -> folder of a valence-arousal scorer (`univa va fit-text`, `fit-audio`,
+            `fit-vision`), which reads texts and media files.
+        encoders: modality -> what makes features of media files where an utterance has no
+            features: the encoder (folder or hub name) that those of the training were extracted
+            with, or a `MediaEncoder` with the settings of that extraction.
         batch_size: most utterances of a batch; the run's own if None. A dialogue with more is cut
             into batches; what its text encoder reads as context stays the same.
         device: where to compute.
@@ -88,15 +93,16 @@ class UniVAPipeline:
         thresholds: label -> the threshold that the run chose.
 
     Raises:
-        UserError: this is no run folder, its checkpoint or the scorer cannot be read, or there is
-            no such device.
+        UserError: this is no run folder, its checkpoint, a scorer or an encoder cannot be read or
+            does not fit the model, or there is no such device.
     """
 
     def __init__(
         self,
         run: str | Path,
         *,
-        text_scorer: str | Path | None = None,
+        scorers: Mapping[Modality, str | Path] | None = None,
+        encoders: Mapping[Modality, str | Path | MediaEncoder] | None = None,
         batch_size: int | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> None:
@@ -116,9 +122,29 @@ class UniVAPipeline:
         self.thresholds: dict[str, float] = {
             name: float(checkpoint.meta["thresholds"][name]) for name in self.labels
         }
-        self._scorer: VARegressor | None = None
-        if text_scorer is not None:
-            self._scorer = VARegressor.from_pretrained(text_scorer, "text").to(self._device)
+        self._scorers: dict[Modality, VARegressor] = {
+            modality: VARegressor.from_pretrained(source, modality).to(self._device)
+            for modality, source in (scorers or {}).items()
+        }
+        self._encoders: dict[Modality, MediaEncoder] = {
+            modality: self._media_encoder(source, modality)
+            for modality, source in (encoders or {}).items()
+        }
+
+    def _media_encoder(self, source: str | Path | MediaEncoder, modality: Modality) -> MediaEncoder:
+        if modality not in self.modalities or modality == "text":
+            raise UserError(
+                f"the model takes no {modality} files (it sees {', '.join(self.modalities)}); "
+                f"give no {modality} encoder"
+            )
+        encoder = source if isinstance(source, MediaEncoder) else MediaEncoder(source, modality)
+        wanted = self._config.model.feature_size(modality)
+        if encoder.size != wanted:
+            raise UserError(
+                f"{encoder.source}: gives {encoder.size} numbers per step, and the {modality} "
+                f"features that the model reads have {wanted}; give the encoder it was trained on"
+            )
+        return encoder.to(self._device)
 
     def __call__(
         self, dialogues: Mapping[str, Any] | Iterable[Mapping[str, Any]]
@@ -152,7 +178,8 @@ class UniVAPipeline:
         Raises:
             UserError: a dialogue is malformed, an utterance lacks a modality of the model, or a
                 feature file cannot be read or does not fit: after the predictions of the dialogues
-                before it. NaN in a feature file shows when its batch is made.
+                before it. NaN in a feature file, and damage in a media file that is scored, show
+                when their batch is made.
         """
         for batch in self._batches(self._checked(dialogues)):
             if isinstance(batch, UserError):
@@ -173,7 +200,15 @@ class UniVAPipeline:
                         one, number=number, place=f"dialogue {number}", folder=Path()
                     )
                 )
-                yield record, record.load(config.model, reads_tokens=config.uses_tokens)
+                loaded = record.load(
+                    config.model, reads_tokens=config.uses_tokens, encoders=self._encoders
+                )
+                for modality, scorer in self._scorers.items():
+                    for utterance in record.utterances:
+                        if modality in utterance.media:  # missing files are named here
+                            with record.naming(utterance, modality):
+                                scorer.front.rows([utterance.media[modality]])
+                yield record, loaded
         except UserError as error:
             yield error
 
@@ -211,7 +246,7 @@ class UniVAPipeline:
             )
         decisions = decide(probabilities, torch.tensor([*self.thresholds.values()]))
         given = [(record, one) for record, _ in loaded for one in record.utterances]
-        points = self._score([one.text for _, one in given])
+        points = self._score([one for _, one in given])
         rows = zip(given, probabilities.tolist(), decisions.tolist(), points, strict=True)
         for (record, one), row, decided, va in rows:
             chosen = [k for k in range(len(self.labels)) if decided[k]]
@@ -226,16 +261,25 @@ class UniVAPipeline:
             )
 
     def _score(
-        self, texts: Sequence[str | None]
+        self, utterances: Sequence[UtteranceRecord]
     ) -> list[dict[Modality, tuple[float, float] | None]]:
-        """Valence and arousal of each text; nothing is said about one that is blank."""
-        if self._scorer is None:
-            return [{} for _ in texts]
-        spoken = [k for k, text in enumerate(texts) if text and text.strip()]
-        scores = self._scorer.score(
-            [str(texts[k]) for k in spoken], batch_size=self._config.data.batch_size
-        )
-        result: list[dict[Modality, tuple[float, float] | None]] = [{"text": None} for _ in texts]
-        for k, (valence, arousal) in zip(spoken, scores.tolist(), strict=True):
-            result[k] = {"text": (valence, arousal)}
+        """Valence and arousal in each modality with a scorer."""
+        result: list[dict[Modality, tuple[float, float] | None]] = [{} for _ in utterances]
+        for modality, scorer in self._scorers.items():
+            items: list[Any] = [
+                one.text if modality == "text" else one.media.get(modality) for one in utterances
+            ]
+            there = [k for k, item in enumerate(items) if not _blank(item)]
+            scores = scorer.score(
+                [items[k] for k in there], batch_size=self._config.data.batch_size
+            )
+            if not bool(scores.isfinite().all()):
+                raise UserError(f"the {modality} scorer gives scores that are not finite")
+            points = dict(zip(there, scores.tolist(), strict=True))
+            for k, one in enumerate(result):
+                one[modality] = (points[k][0], points[k][1]) if k in points else None
         return result
+
+
+def _blank(item: str | Clip | None) -> bool:
+    return item is None or (isinstance(item, str) and not item.strip())

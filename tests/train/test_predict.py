@@ -147,7 +147,7 @@ def test_text_in_its_dialogue_and_valence_arousal(text_run, scorer, tmp_path, ca
     points = VARegressor.from_pretrained(scorer).score(texts)
     torch.testing.assert_close(torch.tensor([one["va"]["text"] for one in predicted]), points)
     # The context matters: alone an utterance is another one.
-    pipeline = UniVAPipeline(text_run, text_scorer=scorer)
+    pipeline = UniVAPipeline(text_run, scorers={"text": scorer})
     alone = pipeline({"utterances": [{"text": texts[0]}]})[0]
     assert alone.id == "1_0"
     assert alone.probabilities != predicted[0]["probabilities"]

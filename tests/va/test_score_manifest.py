@@ -249,7 +249,7 @@ def _only_header(path):
         (_no_column, "row 1: no column 'audio'; the columns are id, dialogue, split, text, sound"),
         (_twice, "row 3: id 'd0_0' comes twice, first in row 2; make ids unique"),
         (_split, "row 5: split 'holdout' is none of train, valid, test; mend it"),
-        (_no_file, "3.wav: no such file; mend the path in the manifest"),
+        (_no_file, "3.wav: no such file; mend the path"),
         (_only_header, "no row in it; give one row per utterance"),
         (lambda path: path.unlink(), "no such file; give the path of a manifest"),
     ],

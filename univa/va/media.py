@@ -72,7 +72,7 @@ def audio_seconds(clip: Clip) -> float:
         UserError: the file is missing, is no audio file, or has no sound in the stretch.
     """
     soundfile = need("soundfile")
-    _file(clip.path, "mend the path in the manifest")
+    _file(clip.path, "mend the path")
     try:
         info = soundfile.info(str(clip.path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -132,7 +132,7 @@ def check_frames(clip: Clip) -> None:
         UserError: the file is missing, or a folder holds no image.
     """
     need("PIL.Image")
-    _file(clip.path, "mend the path in the manifest")
+    _file(clip.path, "mend the path")
     if clip.path.is_dir():
         _images(clip.path)
     elif clip.path.suffix.lower() not in IMAGES:
@@ -187,7 +187,7 @@ def _image(path: Path) -> Any:
         with image.open(path) as file:
             return file.convert("RGB")  # decodes
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; mend the path in the manifest") from None
+        raise UserError(f"{path}: no such file; mend the path") from None
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: damaged or no image ({_reason(error)}); write the file anew"
