@@ -219,7 +219,7 @@ def test_table_with_and_without_emotions(finished, lines, capsys):
         ),
         (
             '{"utterances": [{"features": {"text": "t.npy"}, "audio": "a.wav"}]}',
-            "utterance '2_0': audio is a media file, and the model reads features: extract them",
+            "utterance '2_0': audio is a media file, and the model reads features: give --audio-e",
         ),
         ('{"utterances": [{"features": {"text": "no.npy"}}]}', "no.npy: cannot be read (No such"),
         ('{"utterances": [{"features": {"text": "t.csv"}}]}', "t.csv: neither .npy nor .safet"),
