@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from univa import console
 from univa.batch import Modality
 from univa.config import TrainConfig
 from univa.data import Corpus
@@ -122,7 +123,7 @@ def run_ablation(
     plan, notes = _plan(config, seeds, tables, folder)
     for table, said in notes.items():
         if table not in plan:
-            print(said, flush=True)
+            console.note(said)
     make_folder(folder)
     results: dict[str, dict[int, dict[str, Any]]] = {}
     parts: list[str] = []
@@ -238,7 +239,7 @@ def _metrics(config: TrainConfig, run: Path) -> dict[str, Any]:
     config = replace(
         config, resume=str(run) if begun else None, run_folder=None if begun else str(run)
     )
-    print(f"\n{run.name}", flush=True)
+    console.note(f"\n{run.name}")
     metrics = train(config)
     assert metrics is not None  # there is one process
     return metrics
@@ -330,13 +331,15 @@ def main(args: Sequence[str]) -> int:
     if tables is not None and not set(tables) <= set(TABLES):
         raise UserError(f"--tables: {' '.join(map(str, tables))}; the tables are 2 and 3")
     try:
-        print(run_ablation(config, seeds=seeds, tables=tables, folder=folder))
+        print(console.fit_markdown(run_ablation(config, seeds=seeds, tables=tables, folder=folder)))
     except Interrupted as stop:
         print(
             f"univa: stopped in {stop.run.name}, which is saved; the same command goes on",
             file=sys.stderr,
         )
         return 128 + stop.signal
+    results = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    console.result({"folder": folder, "test": results})
     return 0
 
 

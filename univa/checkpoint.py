@@ -3,6 +3,7 @@
 A checkpoint folder holds
 
     config.json, model.safetensors   the model, as `UniVA.save_pretrained` writes it
+    README.md                        the model card
     text_encoder/                    configuration and tokenizer of the text encoder, if it has one
     training_state.pt                optimiser, scheduler and random generators (only in `last`)
     meta.json                        where training stood, for people and for `--resume`
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from univa.card import run_facts
 from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.files import atomic_folder, recover_folder
@@ -109,9 +111,16 @@ def save_checkpoint(
     Raises:
         UserError: it cannot be written; the one that was there still is.
     """
+    known = extra or {}
+    card = run_facts(
+        config,
+        epoch=known.get("epoch"),
+        thresholds=known.get("thresholds"),
+        metrics={"valid": known["valid"]} if "valid" in known else None,
+    )
     try:
         with atomic_folder(folder) as temporary:
-            model.save_pretrained(temporary, tokenizer=tokenizer)
+            model.save_pretrained(temporary, tokenizer=tokenizer, card=card)
             if state is not None:
                 torch.save(state, temporary / STATE)
             meta = {"progress": asdict(progress), **(extra or {}), "config": config.to_dict()}

@@ -9,7 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from univa import __version__
+from univa.console import OPTIONS_HELP, result, showing, take_options, wants_json
 from univa.errors import UserError
+from univa.examples import EXAMPLES
 
 if TYPE_CHECKING:
     from univa.config import TrainConfig
@@ -91,7 +93,7 @@ def _train(args: Sequence[str]) -> int:
     from univa.train import train
 
     try:
-        train(config)
+        metrics = train(config)
     except Interrupted as stop:
         _say(f"univa: {stop}")
         return 128 + stop.signal
@@ -101,13 +103,14 @@ def _train(args: Sequence[str]) -> int:
         # Data, device or loss may be wrong in this process alone.
         print(f"univa: rank {_rank()}: error: {error}", file=sys.stderr)
         return 2
+    result(metrics)
     return 0
 
 
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
     """A command that is a dataclass: its fields are the options, `run` does the work.
 
-    An integer that `run` returns is the exit status.
+    An integer that `run` returns is the exit status, anything else the document of `--json`.
     """
 
     def run(args: Sequence[str]) -> int:
@@ -116,8 +119,14 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
         import tyro
 
         kind = getattr(importlib.import_module(module), name)
-        status = tyro.cli(kind, args=args, prog=f"univa {command}").run()
-        return status if isinstance(status, int) else 0
+        options = tyro.cli(kind, args=args, prog=f"univa {command}")
+        if wants_json() and kind.run.__annotations__.get("return") in (None, "None"):
+            raise UserError(f"--json: univa {command} has no result for machines; drop the option")
+        outcome = options.run()
+        if isinstance(outcome, int):
+            return outcome
+        result(outcome)
+        return 0
 
     return run
 
@@ -133,6 +142,10 @@ _COMMANDS: dict[tuple[str, ...], tuple[Callable[[Sequence[str]], int], str]] = {
     ("evaluate",): (
         _dataclass("univa.evaluate", "Evaluate", "evaluate"),
         "score the best checkpoint of a run",
+    ),
+    ("predict",): (
+        _dataclass("univa.predict", "Predict", "predict"),
+        "emotions of dialogues of your own",
     ),
     ("ablate",): (_ablate, "train a preset without its parts, and tabulate"),
     ("figures",): (
@@ -232,10 +245,27 @@ def _main(args: Sequence[str]) -> int:
         return 0
     for name, (command, _) in _COMMANDS.items():
         if tuple(args[: len(name)]) == name:
-            return command(list(args[len(name) :]))
+            return _run(" ".join(name), command, args[len(name) :])
     given = " ".join(args[:2]) if args[0] in _GROUPS else args[0]
     known = ", ".join(" ".join(name) for name in _COMMANDS)
     raise UserError(f"no command {given!r}; commands: {known}")
+
+
+def _run(name: str, command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int:
+    """Run a command with the options that all of them have."""
+    rest, as_json, quiet = take_options(args)
+    wants_help = "-h" in rest or "--help" in rest
+    help_end = f"{OPTIONS_HELP}\n\nexample:\n  {EXAMPLES.get(name, '')}"
+    try:
+        with showing(as_json=as_json, quiet=quiet, main=_rank() == "0"):
+            status = command(rest)
+    except SystemExit as stop:  # as tyro ends after help
+        if wants_help and not stop.code:
+            print(help_end)
+        raise
+    if wants_help:
+        print(help_end)
+    return status
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ import tyro
 from torch import Tensor, nn
 
 from univa.batch import MODALITIES, Modality
+from univa.console import note
 from univa.data import M3ED_LABELS, MOSEI_LABELS
 from univa.errors import UserError
 from univa.models import ModelConfig, UniVA, from_authors_state_dict
@@ -199,7 +200,7 @@ class ConvertCheckpoint:
     num_heads: int = 12
     """Attention heads of each layer, which the file does not tell."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Convert and say what it is.
 
         Raises:
@@ -221,8 +222,14 @@ class ConvertCheckpoint:
             try:
                 tokenizer = load_tokenizer(self.text_encoder)
             except UserError as error:
-                print(f"without a tokenizer: {error}")
+                note(f"without a tokenizer: {error}")
         with atomic_folder(self.output) as folder:
             model.save_pretrained(folder, tokenizer=tokenizer)
         count = sum(part.numel() for part in model.parameters())
         print(f"{count} parameters, {', '.join(model.config.modalities)}, in {self.output}")
+        return {
+            "folder": self.output,
+            "parameters": count,
+            "modalities": model.config.modalities,
+            "labels": model.config.labels,
+        }

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from univa.checkpoint import load_checkpoint
 from univa.config import TrainConfig
+from univa.console import table
 from univa.data import Collator, Corpus, DialogueBatchSampler
 from univa.data.loader import load_batches
 from univa.files import atomic_write_json, check_writable
@@ -193,8 +194,7 @@ def evaluation_sampler(config: TrainConfig, dialogue_lengths: list[int]) -> Dial
 def metrics_table(rows: Mapping[str, Metrics], *, title: str = "split") -> str:
     """Lay out metrics as the paper does: per cent, the Hamming loss as a fraction."""
     names = list(next(iter(rows.values())).label_f1)
-    head = [title, "Acc", "HL", "miF1", "maF1", *names]
-    lines = [head]
+    lines = [[title, "Acc", "HL", "miF1", "maF1", *names]]
     for split, metrics in rows.items():
         shares = [metrics.micro_f1, metrics.macro_f1, *metrics.label_f1.values()]
         lines.append(
@@ -205,16 +205,7 @@ def metrics_table(rows: Mapping[str, Metrics], *, title: str = "split") -> str:
                 *(f"{100 * share:.1f}" for share in shares),
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
-        for line in lines
-    )
+    return table(lines)
 
 
 @dataclass(kw_only=True)

@@ -46,6 +46,12 @@ class Metrics:
     macro_f1: float
     label_f1: dict[str, float]
 
+    def __str__(self) -> str:
+        return (
+            f"Acc {100 * self.accuracy:.1f}  HL {self.hamming_loss:.3f}  "
+            f"miF1 {100 * self.micro_f1:.1f}  maF1 {100 * self.macro_f1:.1f}"
+        )
+
     def to_dict(self) -> dict[str, float | dict[str, float]]:
         """The same as plain JSON types."""
         return asdict(self)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from univa.console import table
 from univa.evaluate import SplitResult, metrics_table
 from univa.files import atomic_write_json, make_folder
 from univa.metrics import compute_metrics, decide, threshold_grid
@@ -56,14 +57,7 @@ def label_table(figures: Mapping[str, Mapping[str, float]]) -> str:
         ]
         for name, one in figures.items()
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in lines
-    )
+    return table(lines)
 
 
 def threshold_curves(

@@ -29,18 +29,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from univa.authors import start_as_authors
 from univa.batch import Batch
+from univa.card import run_facts
 from univa.checkpoint import Checkpoint, Progress, load_checkpoint, random_state, save_checkpoint
 from univa.config import TrainConfig
+from univa.console import note
+from univa.console import progress as show_progress
 from univa.data.loader import load_batches
 from univa.data.store import check_shards
 from univa.environment import describe_environment
 from univa.errors import UserError
 from univa.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
-from univa.files import atomic_write_json, make_folder
+from univa.files import atomic_write_json, atomic_write_text, make_folder
 from univa.inputs import (
     load_corpus,
     load_tokenizer,
@@ -51,6 +53,7 @@ from univa.inputs import (
 from univa.lock import FolderLock
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
+from univa.models.card import CARD_FILE, model_card
 from univa.objective import Objective
 from univa.optim import make_optimizer, restore, seed_everything
 from univa.processes import Interrupted, ProcessGroup, StopRequest, cpu_threads
@@ -173,11 +176,10 @@ def _train(
             )
         group.wait()
 
-    bar = tqdm(
+    bar = show_progress(
         total=progress.total_steps,
         initial=progress.step,
-        unit="step",
-        disable=not (group.is_main and config.progress),
+        enabled=group.is_main and config.progress,
     )
     try:
         with StopRequest() as stop:
@@ -277,8 +279,7 @@ def _train(
                         )
                     log.write(event="epoch", step=progress.step, **result)
                     if config.progress:
-                        table = metrics_table({f"epoch {epoch} valid": metrics}).splitlines()
-                        bar.write("\n".join(table if epoch == 1 else table[1:]))
+                        note(f"epoch {epoch}  valid  {metrics}")
                 progress.epoch += 1
                 progress.batch = 0
                 save_last()
@@ -296,7 +297,8 @@ def _train(
         return None
 
     # The only place that sees the test split. Nothing is chosen from here on.
-    meta = load_checkpoint(run / "checkpoints" / "best", config=config, best=True).meta
+    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config, best=True)
+    meta = checkpoint.meta
     results = evaluate_best(run, config, ("valid", "test"), corpus=corpus, device=device)
     scores = {name: result.metrics for name, result in results.items()}
     content = {
@@ -306,6 +308,13 @@ def _train(
         "thresholds": meta["thresholds"],
         **{name: metrics.to_dict() for name, metrics in scores.items()},
     }
+    card = run_facts(
+        config,
+        epoch=meta["epoch"],
+        thresholds=meta["thresholds"],
+        metrics={name: metrics.to_dict() for name, metrics in scores.items()},
+    )
+    atomic_write_text(checkpoint.folder / CARD_FILE, model_card(config.model, card))
     write_predictions(run / "predictions.jsonl", results["test"])
     write_reports(run, results, names, predictions=False)
     atomic_write_json(run / "metrics.json", content)
@@ -315,7 +324,7 @@ def _train(
     print("valid, with one threshold for all labels")
     print(curve_table(results["valid"].probabilities, results["valid"].labels, names))
     seconds = time.perf_counter() - started
-    print(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
+    note(f"best epoch {meta['epoch']} of {config.epochs}; {seconds:.0f} s; run folder: {run}")
     return content
 
 

@@ -173,7 +173,7 @@ def test_stopped_run_goes_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("none.wav", "none.wav: no such file; mend the path in the manifest"),
+        ("none.wav", "none.wav: no such file; mend the path"),
         ("text.wav", "text.wav: no audio file that can be read"),
         ("short.wav", "short.wav: 0.0100 s of sound, and the encoder needs 0.0250 s"),
         ({"audio": "good.wav", "start": 3}, "good.wav: no sound between 3 s and the end"),

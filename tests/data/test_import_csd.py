@@ -94,7 +94,7 @@ def arguments(files, *more) -> list[str]:
 
 def refused(capsys, files, *more) -> str:
     assert main(arguments(files, *more)) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines(keepends=True)[-1]  # after remarks
     assert error.startswith("univa: error: ")
     assert error.count("\n") == 1
     assert not (files["store"] / "manifest.jsonl").exists()
@@ -220,7 +220,7 @@ def test_rows_that_are_not_finite(files, value, capsys):
     for treatment, steps, said in (("drop", count - 2, "left out"), ("zero", count, "set to 0")):
         files["store"] = files["store"].with_name(treatment)
         assert main(arguments(files, "--non-finite", treatment)) == 0
-        assert said in capsys.readouterr().out
+        assert said in capsys.readouterr().err
         first = read_store(files["store"], modalities=("audio",)).train.utterances[0]
         kept = feature_entries(4, 1)["a"][0][:count]
         if treatment == "drop":
@@ -257,12 +257,12 @@ def test_utterances_without_rows(files, capsys):
     files["store"] = files["store"].with_name("zero")
     assert main(arguments(files, "--missing", "zero")) == 0
     said = "1 utterances have no audio rows, first 'b[0]': one row of zeros each"
-    assert said in capsys.readouterr().out
+    assert said in capsys.readouterr().err
     corpus = read_store(files["store"], modalities=("audio",))
     assert torch.equal(corpus.train.dialogues[1].utterances[0].features["audio"], torch.zeros(1, 4))
     files["store"] = files["store"].with_name("drop")
     assert main(arguments(files, "--missing", "drop")) == 0
-    assert "1 utterances without features are left out, first 'b[0]'" in capsys.readouterr().out
+    assert "1 utterances without features are left out, first 'b[0]'" in capsys.readouterr().err
     corpus = read_store(files["store"], modalities=("audio",))
     assert [u.id for u in corpus.train.dialogues[1].utterances] == ["b[1]"]
 
@@ -276,7 +276,7 @@ def test_folds_of_the_sdk_and_videos_that_do_not_match(files, tmp_path, capsys):
     )
     files["folds"] = folds
     assert main(arguments(files)) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "1 videos are in no fold and left out, first 'b'" in out
     assert "1 videos of the folds have no labels, first 'gone'" in out
     assert not Path("sprung").exists()

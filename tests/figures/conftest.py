@@ -74,7 +74,11 @@ def hostile_page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
 
     with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("univa.figures.sample.load_corpus", hostile)
-        return Report(runs=(run,), output=folder / "report.html", points=20, device="cpu").run()
+        return Path(
+            Report(runs=(run,), output=folder / "report.html", points=20, device="cpu").run()[
+                "file"
+            ]
+        )
 
 
 @pytest.fixture(scope="session")

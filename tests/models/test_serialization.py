@@ -10,6 +10,8 @@ from tests.models.tiny import config, dialogues, model_with_encoder, sequence
 from univa.errors import UserError
 from univa.models import UniVA
 
+FILES = ["README.md", "config.json", "model.safetensors"]
+
 
 def inputs(text=None):
     return {
@@ -69,7 +71,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(tmp_path):
         model.save_pretrained(tmp_path)
     assert same(model, UniVA.from_pretrained(tmp_path))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["config.json", "meta.json", "model.safetensors"]
+    assert names == sorted([*FILES, "meta.json"])
 
 
 def test_failed_saving_leaves_the_old_model(tmp_path, monkeypatch):
@@ -85,7 +87,7 @@ def test_failed_saving_leaves_the_old_model(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write the model: .*No space left"):
         UniVA(config()).save_pretrained(tmp_path)
     assert same(old, UniVA.from_pretrained(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_folder_that_cannot_be_made(tmp_path):

@@ -134,7 +134,7 @@ def test_a_store_without_scores_of_the_text_is_refused_as_the_layout_is(tmp_path
     folder, store = write_layout(tmp_path / "data", audio_size=768), tmp_path / "store"
     (folder / "preprocess_data" / "raw_utt_text_textVA.json").unlink()
     assert main(["data", "convert", str(folder), str(store), "--no-progress"]) == 0
-    assert "without valence-arousal scores of the text" in capsys.readouterr().out
+    assert "without valence-arousal scores of the text" in capsys.readouterr().err
     options = ["--text-encoder", str(tmp_path), "--model.vision-dim", "10"]
     for data in (folder, store):
         assert main(["train", "mosei-roberta", "--data", str(data), *options]) == 2

@@ -52,9 +52,9 @@ def speech_encoder(folder: Path, family="wav2vec2", norm="layer", **more) -> Pat
     return folder
 
 
-def vit(folder: Path) -> Path:
+def vit(folder: Path, **more) -> Path:
     torch.manual_seed(0)
-    ViTModel(ViTConfig(**PICTURES)).save_pretrained(folder)
+    ViTModel(ViTConfig(**(PICTURES | more))).save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 

@@ -132,7 +132,7 @@ def test_outputs_beyond_the_range_are_counted(dimensional, clips, tmp_path, caps
         command = ["va", "score", "--modality", "audio", "--model", folder, "--manifest", manifest]
         command += ["--output", output, "--no-progress", "--output-range", *ends]
         assert main([str(part) for part in command]) == 0
-        printed = capsys.readouterr().out
+        printed = capsys.readouterr().err
         line = f"{said} of {len(clips)} utterances have a score at -1 or 1, where scores are cut"
         assert (line in printed) == (said > 0)
         assert json.loads(output.read_text())["meta"]["at_ends"] == said

@@ -61,7 +61,7 @@ def test_odd_audio_is_one_line(tmp_path):
     wav.write_bytes(wav.read_bytes()[:40000])
     for name, message in {
         "cut.wav": "the file ends before its sound does",
-        "none.wav": "no such file; mend the path in the manifest",
+        "none.wav": "no such file; mend the path",
         "text.wav": "no audio file that can be read",
         "empty.wav": "no sound between 0 s and the end; the file has 0.000 s",
         "nan.wav": "NaN or infinite sample; write the file anew",
@@ -116,7 +116,7 @@ def test_odd_pictures_are_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     tone(tmp_path / "sound.wav")
     for name, message in {
-        "none.png": "no such file; mend the path in the manifest",
+        "none.png": "no such file; mend the path",
         "cut.png": "damaged or no image",
         "text.png": "damaged or no image",
         "text.mp4": "damaged or no video",

@@ -129,7 +129,7 @@ def test_lexicon(manifest, tmp_path, capsys):
     )
     output = tmp_path / "scores.json"
     assert _run("text", manifest, output, "--lexicon", lexicon) == 0
-    assert "4 texts have no word of the lexicon" in capsys.readouterr().out
+    assert "4 texts have no word of the lexicon" in capsys.readouterr().err
     result = json.loads(output.read_text())
     assert result["train"]["d0_0"] == ["a happy day", "0.5000", "0.0000"]  # (1, 0.5), (0, -0.5)
     assert result["train"]["d1_0"][1:] == ["0.0000", "0.0000"]
@@ -161,7 +161,7 @@ def test_stopped_run_goes_on(manifest, scorers, tmp_path, capsys):
         path.write_bytes(b"x" * len(kept[path]))
         os.utime(path, ns=(stamps[path], stamps[path]))
     assert _run("vision", manifest, output, *options) == 0
-    assert "going on after 4 finished utterances" in capsys.readouterr().out
+    assert "going on after 4 finished utterances" in capsys.readouterr().err
     assert output.read_bytes() == whole.read_bytes()
     assert not log.exists()
 
@@ -249,7 +249,7 @@ def _only_header(path):
         (_no_column, "row 1: no column 'audio'; the columns are id, dialogue, split, text, sound"),
         (_twice, "row 3: id 'd0_0' comes twice, first in row 2; make ids unique"),
         (_split, "row 5: split 'holdout' is none of train, valid, test; mend it"),
-        (_no_file, "3.wav: no such file; mend the path in the manifest"),
+        (_no_file, "3.wav: no such file; mend the path"),
         (_only_header, "no row in it; give one row per utterance"),
         (lambda path: path.unlink(), "no such file; give the path of a manifest"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
+from univa.console import progress as show_progress
+from univa.console import result
 from univa.data.store import MALFORMED, malformed, open_manifest, shards_of
 from univa.errors import UserError
 
@@ -166,7 +166,7 @@ def _check_shards(
             for modality in head["features"]:
                 shard, start, steps = line["features"][modality]
                 owners[shard].append((start, start + steps, line["id"]))
-    for name, shard in tqdm(shards.items(), unit="shard", disable=not progress):
+    for name, shard in show_progress(shards.items(), "reading", unit="shard", enabled=progress):
         try:
             shard.check_size()
             for start, end, owner in sorted(owners[name]):
@@ -227,8 +227,6 @@ class Check:
 
     store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder of the store."""
-    json: bool = False
-    """Print JSON instead of a table."""
     progress: bool = True
     """Draw a progress bar."""
 
@@ -242,6 +240,6 @@ class Check:
             UserError: there is no store, or its manifest is damaged.
         """
         report = check_store(self.store, progress=self.progress)
-        as_json = json.dumps(vars(report), ensure_ascii=False, indent=2)
-        print(as_json if self.json else table(report))
+        print(table(report))
+        result(vars(report))
         return int(bool(report.errors))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from univa.batch import MODALITIES, Modality
+from univa.console import note
+from univa.console import progress as show_progress
 from univa.data.authors_features import feature_file, read_authors
 from univa.data.store import MEND, file_sha256, read_manifest, read_store
-from univa.data.writing import StoreOptions, fingerprints, refuse_finished, summary, write_store
+from univa.data.writing import StoreOptions, fingerprints, refuse_finished, show_store, write_store
 from univa.errors import UserError
 
 __all__ = ["Convert", "Verify", "convert"]
@@ -84,20 +85,21 @@ class Convert:
     options: Annotated[StoreOptions, tyro.conf.arg(name="")] = field(default_factory=StoreOptions)
     """How the store is written."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Convert and say what there is.
 
         Raises:
             UserError: as `convert`.
         """
         convert(self.folder, self.store, **vars(self.options))
-        print(summary(self.store))
+        document = show_store(self.store)
         lines = read_manifest(self.store)
         if not any("text" in line["va"] for line in lines if line["kind"] == "utterance"):
-            print(
+            note(
                 "without valence-arousal scores of the text, which presets with a text encoder "
                 "need: preprocess_data/raw_utt_text_textVA.json is not there"
             )
+        return document
 
 
 @dataclass(kw_only=True)
@@ -107,7 +109,7 @@ class Verify:
     store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Folder of the store."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Check the manifest and every shard.
 
         Raises:
@@ -118,7 +120,7 @@ class Verify:
         text: Literal["vectors", "tokens"] = "vectors" if "text" in features else "tokens"
         corpus = read_store(self.store, modalities=tuple(features), text=text)
         shards = [line for line in read_manifest(self.store) if line["kind"] == "shard"]
-        for line in tqdm(shards, unit="shard"):
+        for line in show_progress(shards, "reading", unit="shard"):
             path = self.store / line["name"]
             try:
                 sound = file_sha256(path) == line["sha256"]
@@ -128,3 +130,4 @@ class Verify:
                 raise UserError(f"{path}: missing or damaged; {MEND}")
         count = sum(len(split) for split in corpus.splits.values())
         print(f"{self.store}: {len(shards)} shards and {count} utterances are sound")
+        return {"store": self.store, "shards": len(shards), "utterances": count}

@@ -13,7 +13,7 @@ was.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -22,9 +22,9 @@ import torch
 import tyro
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from univa.batch import Modality
+from univa.console import progress
 from univa.data.feature_folder import INDEX
 from univa.errors import UserError
 from univa.files import atomic_path, atomic_write_text, make_folder
@@ -33,11 +33,126 @@ from univa.va.encoders import load_encoder
 from univa.va.fronts import AudioFront, VisionFront, conv_frames
 from univa.va.manifest import Columns, Item, read_items
 from univa.va.media import Clip, read_frames
+from univa.va.regressor import FRONTS
 from univa.va.resume import ItemLog, file_marks, item_key
 
-__all__ = ["ExtractAudio", "ExtractVision"]
+__all__ = ["ExtractAudio", "ExtractVision", "MediaEncoder"]
 
 _PROGRESS = "progress.jsonl"
+
+
+@dataclass(kw_only=True)
+class _Audio:
+    """How sound becomes features."""
+
+    chunk_seconds: float = 30.0
+    """Longer clips are encoded in parts of so many seconds, and the parts put end to end."""
+
+    def __post_init__(self) -> None:
+        if not self.chunk_seconds >= 1:
+            raise UserError(f"chunk_seconds: {self.chunk_seconds:g} is less than 1")
+
+    def options(self) -> dict[str, Any]:
+        """`chunk_seconds`."""
+        return {"chunk_seconds": self.chunk_seconds}
+
+    def features(self, encoder: nn.Module, front: AudioFront, clip: Clip) -> Tensor:
+        """Last hidden states, [T, H]. The samples are standardised over the whole clip."""
+        samples = front.samples(clip)
+        device = next(encoder.parameters()).device
+        states = [
+            encoder(part[None].to(device)).last_hidden_state[0]
+            for part in chunks(front.config, samples, round(self.chunk_seconds * front.rate))
+        ]
+        return torch.cat(states)
+
+
+@dataclass(kw_only=True)
+class _Vision:
+    """How pictures become features."""
+
+    rate: float = 5.0
+    """Frames per second of a video. Images, and all images of a folder, are taken as they are."""
+    frames: int | None = None
+    """Instead: at most so many frames of a clip, evenly spread."""
+    batch_size: int = 32
+    """Frames per batch."""
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise UserError(f"rate: {self.rate:g} is not above 0")
+        for name in ("frames", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: {value} is less than 1")
+
+    def options(self) -> dict[str, Any]:
+        """`rate`, or `frames`."""
+        return {"rate": self.rate} if self.frames is None else {"frames": self.frames}
+
+    def features(self, encoder: nn.Module, front: VisionFront, clip: Clip) -> Tensor:
+        """Vectors of the frames, [T, H]."""
+        rate = self.rate if self.frames is None else None
+        pictures = read_frames(clip, count=self.frames, rate=rate)
+        device = next(encoder.parameters()).device
+        parts = [
+            front.vectors(encoder, front.pixels(pictures[i : i + self.batch_size]).to(device))
+            for i in range(0, len(pictures), self.batch_size)
+        ]
+        return torch.cat(parts)
+
+
+class MediaEncoder:
+    """A pre-trained encoder that makes features of media files, as `univa data extract-*` does.
+
+    Args:
+        source: folder of a `transformers` encoder with its preprocessor_config.json, or a hub name.
+        modality: "audio" or "vision".
+        settings: `chunk_seconds` of audio; `rate` or `frames`, and `batch_size`, of vision.
+
+    Attributes:
+        size: numbers per step.
+
+    Raises:
+        UserError: it cannot be loaded, or encodes something else; a setting is out of range.
+    """
+
+    def __init__(self, source: str | Path, modality: Modality, **settings: Any) -> None:
+        self._how: Any = (_Audio if modality == "audio" else _Vision)(**settings)
+        self.source, self.modality = source, modality
+        self._encoder = load_encoder(source, modality).eval()
+        config = cast(Any, self._encoder).config
+        self._front: Any = FRONTS[modality].load(source, config)
+        self.size = int(config.hidden_size)
+
+    def to(self, device: torch.device) -> MediaEncoder:
+        """Move to a device."""
+        self._encoder.to(device)
+        return self
+
+    def check(self, clips: Sequence[Clip]) -> None:
+        """Look at files without decoding them.
+
+        Raises:
+            UserError: one is missing, of another kind, or too short.
+        """
+        self._front.rows(clips)
+
+    @torch.no_grad()
+    def __call__(self, clip: Clip, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Features [T, size] of one clip, on the CPU.
+
+        Raises:
+            UserError: the file cannot be decoded, or its features are not finite.
+        """
+        features = self._how.features(self._encoder, self._front, clip)
+        features = features.to(dtype).contiguous().cpu()
+        if not bool(features.isfinite().all()):
+            raise UserError(
+                f"{clip.path}: the encoder gives features that are not finite"
+                f"{' in float16; give --dtype float32' * (dtype == torch.float16)}"
+            )
+        return features
 
 
 @dataclass(kw_only=True)
@@ -61,19 +176,15 @@ class _Extract:
     progress: bool = True
     """Draw a progress bar."""
 
-    def front(self, config: Any) -> Any:
-        """What stands before the encoder."""
+    def settings(self) -> dict[str, Any]:
+        """Options of the encoder's own."""
         raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
         """Options that decide the features."""
         raise NotImplementedError
 
-    def features(self, encoder: nn.Module, front: Any, clip: Clip) -> Tensor:
-        """[T, F] float32 of one clip."""
-        raise NotImplementedError
-
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Extract, and write the index.
 
         Raises:
@@ -90,9 +201,8 @@ class _Extract:
                 f"{self.output}: not empty, and no features of a stopped run; give another --output"
             )
         items = read_items(self.manifest, self.modality, self.columns)
-        encoder = load_encoder(self.encoder, self.modality).eval()
-        front = self.front(cast(Any, encoder).config)
-        front.rows([item.content for item in items])  # every file is looked at before the work
+        encoder = MediaEncoder(self.encoder, self.modality, **self.settings())
+        encoder.check([cast(Clip, item.content) for item in items])  # all, before the work
         encoder.to(pick_device(self.device))
         make_folder(self.output)
         about = {
@@ -106,7 +216,7 @@ class _Extract:
         head = {**about, "files": file_marks(Path(self.encoder))}
         mend = f"give the options of that run, or delete {self.output} to start anew"
         with ItemLog(self.output / _PROGRESS, head, mend=mend) as log:
-            entries = list(self._entries(items, encoder, front, log))
+            entries = list(self._entries(items, encoder, log))
         size = entries[0]["size"]
         lines = [{**about, "size": size, "count": len(entries)}, *entries]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -114,60 +224,22 @@ class _Extract:
         log.remove()
         steps = sum(entry["steps"] for entry in entries)
         print(f"{len(entries)} utterances, {steps} steps of {size} numbers in {self.output}")
+        return {"folder": self.output, "utterances": len(entries), "steps": steps, "size": size}
 
-    @torch.no_grad()
     def _entries(
-        self, items: list[Item], encoder: nn.Module, front: Any, log: ItemLog
+        self, items: list[Item], encoder: MediaEncoder, log: ItemLog
     ) -> Iterator[dict[str, Any]]:
-        for item in tqdm(items, desc="extracting", unit="file", disable=not self.progress):
+        for item in progress(items, "extracting", unit="file", enabled=self.progress):
             key = item_key(item)
             path = self.output / f"{key}.safetensors"
             if key not in log.done or not path.exists():
                 assert isinstance(item.content, Clip)
-                features = self.features(encoder, front, item.content)
-                features = features.to(getattr(torch, self.dtype)).contiguous().cpu()
-                if not bool(features.isfinite().all()):
-                    raise UserError(
-                        f"{item.content.path}: the encoder gives features that are not finite"
-                        f"{' in float16; give --dtype float32' * (self.dtype == 'float16')}"
-                    )
+                features = encoder(item.content, getattr(torch, self.dtype))
                 with atomic_path(path) as temporary:
                     save_file({"features": features}, temporary)
                 log.keep([key], [list(features.shape)])
             steps, size = log.done[key]
             yield {"id": item.id, "file": path.name, "steps": steps, "size": size}
-
-
-@dataclass(kw_only=True)
-class ExtractAudio(_Extract):
-    """Write the last hidden states of a wav2vec2, HuBERT or WavLM, 50 a second, of audio files."""
-
-    modality: ClassVar[Modality] = "audio"
-
-    chunk_seconds: float = 30.0
-    """Longer clips are encoded in parts of so many seconds, and the parts put end to end."""
-
-    def __post_init__(self) -> None:
-        if not self.chunk_seconds >= 1:
-            raise UserError(f"chunk_seconds: {self.chunk_seconds:g} is less than 1")
-
-    def front(self, config: Any) -> AudioFront:
-        """The feature extractor."""
-        return AudioFront.load(self.encoder, config)
-
-    def options(self) -> dict[str, Any]:
-        """`chunk_seconds`."""
-        return {"chunk_seconds": self.chunk_seconds}
-
-    def features(self, encoder: nn.Module, front: AudioFront, clip: Clip) -> Tensor:
-        """Last hidden states, [T, H]. The samples are standardised over the whole clip."""
-        samples = front.samples(clip)
-        device = next(encoder.parameters()).device
-        states = [
-            encoder(part[None].to(device)).last_hidden_state[0]
-            for part in chunks(front.config, samples, round(self.chunk_seconds * front.rate))
-        ]
-        return torch.cat(states)
 
 
 def chunks(config: Any, samples: Tensor, length: int) -> Iterator[Tensor]:
@@ -197,41 +269,22 @@ def chunks(config: Any, samples: Tensor, length: int) -> Iterator[Tensor]:
 
 
 @dataclass(kw_only=True)
-class ExtractVision(_Extract):
+class ExtractAudio(_Audio, _Extract):
+    """Write the last hidden states of a wav2vec2, HuBERT or WavLM, 50 a second, of audio files."""
+
+    modality: ClassVar[Modality] = "audio"
+
+    def settings(self) -> dict[str, Any]:
+        """`chunk_seconds`."""
+        return {"chunk_seconds": self.chunk_seconds}
+
+
+@dataclass(kw_only=True)
+class ExtractVision(_Vision, _Extract):
     """Write one vector per sampled frame of a ViT or a CLIP, of images, frame folders or videos."""
 
     modality: ClassVar[Modality] = "vision"
 
-    rate: float = 5.0
-    """Frames per second of a video. Images, and all images of a folder, are taken as they are."""
-    frames: int | None = None
-    """Instead: at most so many frames of a clip, evenly spread."""
-    batch_size: int = 32
-    """Frames per batch."""
-
-    def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise UserError(f"rate: {self.rate:g} is not above 0")
-        for name in ("frames", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}: {value} is less than 1")
-
-    def front(self, config: Any) -> VisionFront:
-        """The image processor."""
-        return VisionFront.load(self.encoder, config)
-
-    def options(self) -> dict[str, Any]:
-        """`rate`, or `frames`."""
-        return {"rate": self.rate} if self.frames is None else {"frames": self.frames}
-
-    def features(self, encoder: nn.Module, front: VisionFront, clip: Clip) -> Tensor:
-        """Vectors of the frames, [T, H]."""
-        rate = self.rate if self.frames is None else None
-        pictures = read_frames(clip, count=self.frames, rate=rate)
-        device = next(encoder.parameters()).device
-        parts = [
-            front.vectors(encoder, front.pixels(pictures[i : i + self.batch_size]).to(device))
-            for i in range(0, len(pictures), self.batch_size)
-        ]
-        return torch.cat(parts)
+    def settings(self) -> dict[str, Any]:
+        """`rate`, `frames` and `batch_size`."""
+        return {"rate": self.rate, "frames": self.frames, "batch_size": self.batch_size}

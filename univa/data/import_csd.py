@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from univa.batch import Modality
+from univa.console import note, progress
 from univa.data._reading import at
 from univa.data.assembling import Attachments, Row, assemble
 from univa.data.authors_text import MOSEI_LABELS
@@ -28,7 +28,7 @@ from univa.data.corpus import Place
 from univa.data.csd import Csd, Segment, SegmentFeatures
 from univa.data.folds import read_folds
 from univa.data.records import read_records
-from univa.data.writing import StoreOptions, fingerprints, refuse_finished, summary, write_store
+from univa.data.writing import StoreOptions, fingerprints, refuse_finished, show_store, write_store
 from univa.errors import UserError
 
 __all__ = ["ImportCsd"]
@@ -64,7 +64,7 @@ class ImportCsd:
     options: Annotated[StoreOptions, tyro.conf.arg(name="")] = field(default_factory=StoreOptions)
     """How the store is written."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Import and say what there is, and what was left out.
 
         Raises:
@@ -81,7 +81,7 @@ class ImportCsd:
                 places[modality] = self._places(modality, Csd(path), segments)
         left = {id for found in places.values() for id, place in found.items() if not place.steps}
         if left:
-            print(f"{len(left)} utterances without features are left out, first {min(left)!r}")
+            note(f"{len(left)} utterances without features are left out, first {min(left)!r}")
             rows = [row for row in rows if row.id not in left]
         if self.words is not None:
             files.append(self.words)
@@ -95,7 +95,7 @@ class ImportCsd:
             "options": [self.task, self.non_finite, self.missing],
         }
         write_store(corpus, self.store, self.options, source=source, extras=extras)
-        print(summary(self.store))
+        return show_store(self.store)
 
     def _rows(self, folds: dict[str, str], csd: Csd) -> tuple[list[Row], list[Segment]]:
         """The utterances, without text."""
@@ -152,8 +152,8 @@ class ImportCsd:
         source = SegmentFeatures(csd, segments, non_finite=self.non_finite)
         places: dict[str, Place] = {}
         bad, count, empty = [], 0, []
-        quiet = not self.options.progress
-        for number, segment in enumerate(tqdm(segments, desc=modality, unit="", disable=quiet)):
+        bar = progress(segments, modality, unit="segment", enabled=self.options.progress)
+        for number, segment in enumerate(bar):
             rows, not_finite = source.rows(number)
             steps = len(rows)
             if not_finite:
@@ -169,7 +169,7 @@ class ImportCsd:
             what += repr(empty[0])
             if self.missing == "error":
                 raise UserError(f"{what}; give --missing drop or --missing zero")
-            print(f"{what}: {'left out' if self.missing == 'drop' else 'one row of zeros each'}")
+            note(f"{what}: {'left out' if self.missing == 'drop' else 'one row of zeros each'}")
         return places
 
     def _report(self, what: str, bad: list[str]) -> None:
@@ -178,7 +178,7 @@ class ImportCsd:
         text = f"{what} {len(bad)} utterances, first {bad[0]!r}"
         if self.non_finite == "error":
             raise UserError(f"{text}; give --non-finite drop or --non-finite zero")
-        print(f"{text}: {'left out' if self.non_finite == 'drop' else 'set to 0'}")
+        note(f"{text}: {'left out' if self.non_finite == 'drop' else 'set to 0'}")
 
     def _with_text(self, path: Path, rows: list[Row], segments: list[Segment]) -> list[Row]:
         if path.suffix == ".csd":
@@ -229,4 +229,4 @@ def _say_unmatched(csd: Csd, folds: dict[str, str]) -> None:
         ("videos of the folds have no labels", folds.keys() - csd.keys.keys()),
     ):
         if names:
-            print(f"{csd.path}: {len(names)} {what}, first {min(names)!r}")
+            note(f"{csd.path}: {len(names)} {what}, first {min(names)!r}")

@@ -28,7 +28,7 @@ from univa.data._reading import JsonFile, nearest, read_json
 from univa.data.assembling import Attachments, Row, assemble
 from univa.data.authors_text import M3ED_LABELS
 from univa.data.folds import read_list
-from univa.data.writing import StoreOptions, fingerprints, refuse_finished, summary, write_store
+from univa.data.writing import StoreOptions, fingerprints, refuse_finished, show_store, write_store
 from univa.errors import UserError
 
 __all__ = ["ImportM3ed", "read_annotation"]
@@ -168,7 +168,7 @@ class ImportM3ed:
     options: Annotated[StoreOptions, tyro.conf.arg(name="")] = field(default_factory=StoreOptions)
     """How the store is written."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Import and say what there is.
 
         Raises:
@@ -193,4 +193,4 @@ class ImportM3ed:
             "options": [self.emotions, self.frames_per_second],
         }
         write_store(corpus, self.store, self.options, source=source, extras=extras)
-        print(summary(self.store))
+        return show_store(self.store)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ from univa.batch import MODALITIES, Modality
 from univa.data._reading import at, finite_number
 from univa.data.assembling import Attachments, Row, assemble, label_set, split_name
 from univa.data.records import read_records
-from univa.data.writing import StoreOptions, fingerprints, refuse_finished, summary, write_store
+from univa.data.writing import StoreOptions, fingerprints, refuse_finished, show_store, write_store
 from univa.errors import UserError
 
 __all__ = ["ImportTable", "read_rows"]
@@ -142,7 +142,7 @@ class ImportTable:
     options: Annotated[StoreOptions, tyro.conf.arg(name="")] = field(default_factory=StoreOptions)
     """How the store is written."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Import and say what there is.
 
         Raises:
@@ -156,4 +156,4 @@ class ImportTable:
         )
         source = {"kind": "table", "files": fingerprints([self.table, *files])}
         write_store(corpus, self.store, self.options, source=source, extras=extras)
-        print(summary(self.store))
+        return show_store(self.store)

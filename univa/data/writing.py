@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from univa.batch import MODALITIES, Modality
+from univa.console import progress as show_progress
 from univa.data.corpus import Corpus, LazyFeatures, Place
 from univa.data.store import MANIFEST, PROGRESS, VERSION, file_sha256, read_manifest
 from univa.errors import UserError
 from univa.files import atomic_path, atomic_write_text, make_folder
 from univa.lock import FolderLock
 
-__all__ = ["StoreOptions", "fingerprints", "refuse_finished", "summary", "write_store"]
+__all__ = ["StoreOptions", "fingerprints", "refuse_finished", "show_store", "write_store"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +108,7 @@ def write_store(
         refuse_finished(store)  # another process may have written it meanwhile
         done = _done(store, head)
         log = stack.enter_context((store / PROGRESS).open("a", encoding="utf-8"))
-        bar = stack.enter_context(
-            tqdm(total=steps, unit="step", unit_scale=True, disable=not options.progress)
-        )
+        bar = stack.enter_context(show_progress(total=steps, scale=True, enabled=options.progress))
         if log.tell() == 0:
             log.write(json.dumps(head) + "\n")
         for plan in plans:
@@ -161,11 +159,12 @@ def fingerprints(files: Iterable[Path], root: Path | None = None) -> dict[str, l
     return found
 
 
-def summary(store: Path) -> str:
-    """One line about a finished store."""
+def show_store(store: Path) -> dict[str, Any]:
+    """Print one line about a finished store; return the same for machines."""
     size = sum(file.stat().st_size for file in store.glob("*.safetensors"))
     count = sum(line["kind"] == "utterance" for line in read_manifest(store))
-    return f"{count} utterances, {size / 2**20:.1f} MiB of features in {store}"
+    print(f"{count} utterances, {size / 2**20:.1f} MiB of features in {store}")
+    return {"store": store, "utterances": count, "bytes": size}
 
 
 def _plans(

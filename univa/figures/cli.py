@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from univa.batch import Modality
+from univa.console import note
 from univa.errors import UserError
 from univa.figures import curves, maps, matrices
 from univa.figures.extra import require_figures
@@ -57,11 +58,11 @@ class Figures:
             raise UserError(f"univa figures takes one or two runs, got {len(self.runs)}")
         check_sizes(self.points, self.sample, self.neighbors, self.radius)
 
-    def run(self) -> Path:
+    def run(self) -> dict[str, Any]:
         """Draw; print the numbers.
 
         Returns:
-            The folder of the figures.
+            "folder" of the figures, and what figures.json there holds.
 
         Raises:
             UserError: a run or its data cannot be read, the runs cannot be compared, a package is
@@ -109,10 +110,10 @@ class Figures:
             atomic_write_json(folder / "figures.json", content)
         if any(quality):
             print(quality_table(names, quality))
-        for note in notes:
-            print(note)
+        for line in notes:
+            note(line)
         print(f"figures in {output}")
-        return output
+        return {"folder": output, **content}
 
 
 def check_sizes(points: int, sample: int, neighbors: int, radius: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Model folders: a readable configuration beside weights in safetensors."""
+"""Model folders: a readable configuration and a card beside weights in safetensors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from univa.errors import UserError
 from univa.files import atomic_path, atomic_write_text
+from univa.models.card import CARD_FILE
 
 __all__ = ["CONFIG_FILE", "ENCODER_FOLDER", "WEIGHTS_FILE", "load_weights", "save"]
 
@@ -28,6 +29,7 @@ def save(
     folder: Path,
     *,
     config_json: str,
+    card: str,
     text_encoder: nn.Module | None,
     tokenizer: Any,
     extra_metadata: Mapping[str, str] | None,
@@ -45,6 +47,7 @@ def save(
             save_file(_separate(model.state_dict()), temporary, metadata=dict(extra_metadata or {}))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot write the model: {error}") from error
+    atomic_write_text(folder / CARD_FILE, card)
     # Last, so that a folder with a configuration has everything else.
     atomic_write_text(folder / CONFIG_FILE, config_json)
 

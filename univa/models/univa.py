@@ -13,6 +13,7 @@ from univa.batch import BucketedSequences, FeatureSequence, Modality, TokenizedD
 from univa.errors import UserError
 from univa.models import serialization
 from univa.models.attention import AdditiveAttentionPooling
+from univa.models.card import CardFacts, model_card
 from univa.models.configuration import ModelConfig
 from univa.models.encoder import (
     DialogueEncoder,
@@ -234,8 +235,10 @@ class UniVA(nn.Module):
         *,
         tokenizer: Any = None,
         extra_metadata: Mapping[str, str] | None = None,
+        card: CardFacts | None = None,
     ) -> None:
-        """Write `config.json`, `model.safetensors` and, with a text encoder, its configuration.
+        """Write `config.json`, `model.safetensors`, the model card `README.md` and, with a text
+        encoder, its configuration.
 
         Each file is renamed into place when it is whole; other files in the folder stay.
 
@@ -243,6 +246,7 @@ class UniVA(nn.Module):
             folder: made if need be.
             tokenizer: a transformers tokenizer, kept in the subfolder `text_encoder`.
             extra_metadata: text to keep in the header of `model.safetensors`.
+            card: what the card says beyond the model itself; None says that it is not stated.
 
         Raises:
             UserError: the folder cannot be written.
@@ -252,6 +256,7 @@ class UniVA(nn.Module):
             self,
             Path(folder),
             config_json=self.config.to_json(),
+            card=model_card(self.config, card or CardFacts()),
             text_encoder=None if encoder is None else encoder.pretrained,
             tokenizer=tokenizer,
             extra_metadata=extra_metadata,

@@ -65,11 +65,11 @@ class Report:
         if self.cases < 1:
             raise UserError(f"--cases: {self.cases} is less than 1; give a positive number")
 
-    def run(self) -> Path:
+    def run(self) -> dict[str, Any]:
         """Write the page and print its path.
 
         Returns:
-            The HTML file.
+            "file": the HTML file.
 
         Raises:
             UserError: a run or its data cannot be read, the runs cannot be compared, a package is
@@ -85,7 +85,7 @@ class Report:
         check_writable(output)
         atomic_write_text(output, render(self._content(runs, ablations)))
         print(f"report in {output}")
-        return output
+        return {"file": output}
 
     def _content(
         self, runs: Sequence[FinishedRun], ablations: Sequence[Ablation]

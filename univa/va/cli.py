@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from univa.batch import Modality
+from univa.console import note
 from univa.errors import UserError
 from univa.files import atomic_folder, atomic_write_json
 from univa.va.card import model_card, report_lines
@@ -55,7 +56,7 @@ class _Fit:
         """Options of what stands before the encoder."""
         raise NotImplementedError
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Fit, print the test figures, write the folder.
 
         Raises:
@@ -80,7 +81,8 @@ class _Fit:
             card = model_card(self.modality, self.data.name, Path(self.encoder).name, figures)
             (folder / "README.md").write_text(card, encoding="utf-8")
         print("\n".join(report_lines(figures)))
-        print(f"scorer in {self.output}")
+        note(f"scorer in {self.output}")
+        return {"folder": self.output, **figures}
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from univa.batch import Modality
+from univa.console import note
 from univa.data import Corpus, read_authors_text, read_vectors
 from univa.errors import UserError
 from univa.files import atomic_write_json, check_writable
@@ -83,7 +84,7 @@ class Score:
                 option = "--" + name.replace("_", "-")
                 raise UserError(f"{option} is for {modality}; leave it out for {self.modality}")
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Score and write the file.
 
         Raises:
@@ -97,7 +98,7 @@ class Score:
         mend = f"give the options of that run, or delete {log} to start anew"
         with ItemLog(log, head, mend=mend) as finished:
             if finished.done:
-                print(f"going on after {len(finished.done)} finished utterances")
+                note(f"going on after {len(finished.done)} finished utterances")
             scores = score_items(
                 scorer,
                 items,
@@ -108,16 +109,17 @@ class Score:
         about.pop("files", None)
         if isinstance(scorer, LexiconScorer):
             about["without_words"] = scorer.unknown([item.written for item in items])
-            print(f"{about['without_words']} texts have no word of the lexicon; they are at 0, 0")
+            note(f"{about['without_words']} texts have no word of the lexicon; they are at 0, 0")
         content = score_file(scores, about)
         atomic_write_json(self.output, content)
         finished.remove()
         if isinstance(scorer, HubScorer) and content["meta"]["at_ends"]:
-            print(
+            note(
                 f"{content['meta']['at_ends']} of {len(items)} utterances have a score at -1 or 1, "
                 "where scores are cut; where these are many, --output-range is not the model's"
             )
         print(f"{len(items)} utterances scored into {self.output}")
+        return {"file": self.output, "utterances": len(items)}
 
     def _items(self) -> list[Item]:
         if self.modality == "text" and (
@@ -209,7 +211,7 @@ class ScoreText:
     def __post_init__(self) -> None:
         _check_batch_size(self.batch_size)
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Score and write the file.
 
         Raises:
@@ -221,4 +223,6 @@ class ScoreText:
         check_writable(self.output)
         scores = score_corpus(scorer, corpus, batch_size=self.batch_size, progress=self.progress)
         atomic_write_json(self.output, scores)
-        print(f"{sum(map(len, scores.values()))} utterances scored into {self.output}")
+        count = sum(map(len, scores.values()))
+        print(f"{count} utterances scored into {self.output}")
+        return {"file": self.output, "utterances": count}

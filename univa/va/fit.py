@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
+from univa.console import note
+from univa.console import progress as show_progress
 from univa.errors import UserError
 from univa.va.agreement import bootstrap_intervals, concordance, pearson
 from univa.va.fit_optim import make_optimizer, regression_loss, warm_up_then_decay
@@ -82,7 +83,7 @@ def fit(
 
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
-    bar = tqdm(total=steps, desc="fitting", unit="step", disable=not progress)
+    bar = show_progress(total=steps, description="fitting", enabled=progress)
     for epoch in range(1, settings.epochs + 1):
         scorer.train()
         total = torch.zeros((), device=scorer.device)
@@ -118,7 +119,7 @@ def fit(
             dev = _figures(scores, splits["dev"].coordinates)
         history.append({"epoch": epoch, "train_loss": train_loss, "dev": dev})
         if progress:
-            bar.write(f"epoch {epoch}  train loss {train_loss:.4f}  dev {_line(dev)}")
+            note(f"epoch {epoch}  train loss {train_loss:.4f}  dev {_line(dev)}")
         criterion = sum(dev[name]["pearson"] for name in DIMENSIONS)
         if not best or criterion > best["criterion"]:
             best = {
@@ -136,7 +137,7 @@ def fit(
     scores = scorer.score(splits["test"].items)
     test = _figures(scores, splits["test"].coordinates)
     if progress:
-        print(f"best epoch {best['epoch']}  test {_line(test)}")
+        note(f"best epoch {best['epoch']}  test {_line(test)}")
     return {
         "test": test,
         "intervals": _intervals(scores, splits["test"].coordinates, settings),
@@ -176,7 +177,7 @@ def _pooled(scorer: VARegressor, rows: Sequence[Any], batch_size: int, progress:
     scorer.eval()
     pooled: list[Tensor | None] = [None] * len(rows)
     batches = list(length_buckets(scorer.front.lengths(rows), batch_size))
-    for batch in tqdm(batches, desc="encoding", unit="batch", disable=not progress):
+    for batch in show_progress(batches, "encoding", unit="batch", enabled=progress):
         states = scorer.pooled(scorer.on_device([rows[i] for i in batch]))
         for i, state in zip(batch, states, strict=True):
             pooled[i] = state

@@ -77,7 +77,7 @@ def audio_seconds(clip: Clip) -> float:
             stretch.
     """
     soundfile = need("soundfile")
-    _file(clip.path, "mend the path in the manifest")
+    _file(clip.path, "mend the path")
     try:
         info = soundfile.info(str(clip.path), verbose=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -143,7 +143,7 @@ def check_frames(clip: Clip) -> None:
         UserError: the file is missing, or a folder holds no image.
     """
     need("PIL.Image")
-    _file(clip.path, "mend the path in the manifest")
+    _file(clip.path, "mend the path")
     if clip.path.is_dir():
         _images(clip.path)
     elif clip.path.suffix.lower() not in IMAGES:
@@ -198,7 +198,7 @@ def _image(path: Path) -> Any:
         with image.open(path) as file:
             return file.convert("RGB")  # decodes
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; mend the path in the manifest") from None
+        raise UserError(f"{path}: no such file; mend the path") from None
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: damaged or no image ({_reason(error)}); write the file anew"

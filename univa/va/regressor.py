@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal, Protocol, cast
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from univa.batch import Modality
+from univa.console import progress as show_progress
 from univa.errors import UserError
 from univa.va.encoders import LOADING_ERRORS, empty_encoder, first_line, load_encoder
 from univa.va.fronts import AudioFront, Batch, Front, TextFront, VisionFront
@@ -246,7 +246,7 @@ def score(
     scorer.eval()
     try:
         batches = list(length_buckets(scorer.front.lengths(rows), batch_size))
-        bar = tqdm(batches, desc="scoring", unit="batch", disable=not progress)
+        bar = show_progress(batches, "scoring", unit="batch", enabled=progress)
         for batch in bar:
             names = [keys[i] for i in batch] if keys is not None else []
             if log is not None and all(name in log.done for name in names):
