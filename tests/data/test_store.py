@@ -373,10 +373,15 @@ def test_a_worker_names_the_damage(folder, tmp_path):
     shard = tmp_path / "store" / "train-vision-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-4] + b"abcd")
     collator = Collator(read_store(tmp_path / "store", text="vectors").train)
-    with pytest.raises(UserError, match=rf"^{shard}: damaged") as caught:
-        list(load_batches(collator, [[0], [1]], workers=1))
-    assert "\n" not in str(caught.value)
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    # Jobs in the background of a shell start with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(UserError, match=rf"^{shard}: damaged") as caught:
+            list(load_batches(collator, [[0], [1]], workers=1))
+        assert "\n" not in str(caught.value)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert json.loads((tmp_path / "store" / "manifest.jsonl").read_text().splitlines()[0])
 
 

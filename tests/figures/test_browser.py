@@ -77,9 +77,9 @@ def test_rows_filter_by_label_and_verdict(tab, pair):
     }
     assert set(_visible(tab)) == expected
     tab.get_by_role("button", name="Show all").click()
-    tab.wait_for_function(
-        f"document.querySelectorAll('.case:not([hidden])').length === {len(rows)}"
-    )
+    pytest.importorskip("playwright.sync_api").expect(
+        tab.locator(".case:not([hidden])")
+    ).to_have_count(len(rows))
     assert _visible(tab) == everything
 
 

@@ -168,8 +168,8 @@ def silent(monkeypatch):
 def test_a_modality_without_scores_is_named(run, silent, capsys):
     silent("audio")
     assert main(["figures", str(run), "--points", "20"]) == 0
-    out = capsys.readouterr().out
-    assert "audio has no valence-arousal scores: it has no map by valence-arousal" in out
+    remarks = capsys.readouterr().err
+    assert "audio has no valence-arousal scores: it has no map by valence-arousal" in remarks
     content = json.loads((run / "figures" / "figures.json").read_text())
     assert set(content["quality"]["run"]) == {"text", "vision"}
     assert main(["report", str(run), "--points", "20"]) == 0

@@ -79,9 +79,7 @@ def test_help_of_commands(command, option, capsys):
 def test_unknown_command(args, capsys):
     message = refused(capsys, *args)
     given = " ".join(args[:2]) if args[0] == "va" else args[0]
-    start = (
-        f"no command {given!r}; commands: train, evaluate, predict, ablate, convert-checkpoint, "
-    )
+    start = f"no command {given!r}; commands: train, evaluate, predict, ablate, figures, report, "
     assert message.startswith(start)
     for command in ("data convert", "data import-table", "data check", "va fit-text"):
         assert f", {command}, " in message

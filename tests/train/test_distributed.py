@@ -206,5 +206,5 @@ def test_torchrun(both: Path, tmp_path: Path):
         timeout=200,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("run folder") == 1
+    assert result.stderr.count("run folder") == 1
     assert_same_run(run, both / "run")
