@@ -21,7 +21,7 @@ _BLOCK = re.compile(
 def block(name: str) -> str:
     """What stands between the markers for benchmarks/results/<name>."""
     run = load(FOLDER / name)
-    busy = run.machine["busy_before_percent"]
+    busy = run.machine["busy_before_percent"] or 0  # null: not known
     note = f" Other processes used {busy} % of the cores meanwhile." if busy > BUSY else ""
     lines = [
         f"<!-- benchmarks: {name} -->",

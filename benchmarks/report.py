@@ -246,7 +246,7 @@ def markdown(run: Run, plots: str | None) -> str:
     """The report. `plots` is the file name of the figure beside it."""
     lines = [f"# Benchmarks: {run.machine['gpu' if run.device == 'cuda' else 'cpu']}", ""]
     lines += [f"{machine_line(run)}. Made by `{run.command}`.", ""]
-    if run.machine["busy_before_percent"] > BUSY:
+    if (run.machine["busy_before_percent"] or 0) > BUSY:  # null: not known
         lines += [
             f"**Other processes were running** ({run.machine['busy_before_percent']} % of all "
             "cores at the start): absolute times are too long, ratios noisy.",

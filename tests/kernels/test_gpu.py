@@ -235,7 +235,8 @@ def test_unaligned_rows_give_the_same_bits(dtype):
     assert all(map(torch.equal, *results))
 
 
-def test_tensor_float32_is_taken_where_torch_allows_it():
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_tensor_float32_is_taken_where_torch_allows_it(backend):
     case = Case(torch.randn(300, 64).double(), torch.rand(300, 2), {"radius": 0.3})
     truth = oracle.expected(case, torch.float32)
     before = torch.backends.cuda.matmul.allow_tf32
@@ -243,7 +244,7 @@ def test_tensor_float32_is_taken_where_torch_allows_it():
     try:
         for allowed in (False, True):
             torch.backends.cuda.matmul.allow_tf32 = allowed
-            losses = oracle.evaluate(case, "cuda", torch.float32, "cuda").losses
+            losses = oracle.evaluate(case, backend, torch.float32, "cuda").losses
             errors[allowed] = (losses.double().cpu() - truth.losses).abs().max().item()
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

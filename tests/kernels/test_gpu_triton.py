@@ -248,21 +248,6 @@ def test_compiled_equals_eager_at_two_sizes(d, dtype):
         torch.testing.assert_close(*grads)
 
 
-def test_tensor_float32_is_taken_where_torch_allows_it():
-    case = Case(torch.randn(300, 64).double(), torch.rand(300, 2), {"radius": 0.3})
-    truth = oracle.expected(case, torch.float32)
-    before = torch.backends.cuda.matmul.allow_tf32
-    errors = {}
-    try:
-        for allowed in (False, True):
-            torch.backends.cuda.matmul.allow_tf32 = allowed
-            losses = oracle.evaluate(case, "triton", torch.float32, "cuda").losses
-            errors[allowed] = (losses.double().cpu() - truth.losses).abs().max().item()
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    assert errors[False] < errors[True] < 0.1
-
-
 @pytest.mark.parametrize("dim", [128, 320])
 def test_tuning_measures_and_every_candidate_holds(dim):
     from univa_kernels._triton import configs

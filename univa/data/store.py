@@ -161,6 +161,8 @@ def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; give the folder of a store") from None
         raise UserError(
             f"{path}: no such file; the store was not finished: run the same `univa data` command "
             "again"
