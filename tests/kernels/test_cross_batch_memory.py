@@ -283,24 +283,29 @@ def test_backward_after_later_batches(size):
         torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-8, atol=1e-10)
 
 
-def test_evaluation_leaves_what_training_still_needs():
-    first, second, third = batches([5, 3, 3])
+def test_backward_after_later_evaluations():
+    past, first, second = batches([5, 3, 3])
+    grads = []
+    for later in (False, True):
+        memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
+        memory(*past[:2])
+        memory.eval()
+        rows = first[0].clone().requires_grad_()
+        loss = memory(rows, first[1])
+        if later:
+            memory(*second[:2])
+        loss.backward()
+        grads.append(rows.grad)
+    assert torch.equal(*grads)
+
+
+def test_training_after_inference_mode():
+    first, second = batches([5, 3])
     memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
-    again = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
-    rows = [first[0].clone().requires_grad_() for _ in range(2)]
-    for one in (memory, again):
-        one(*second[:2])
-    loss, expected = memory(rows[0], first[1]), again(rows[1], first[1])
-    memory.eval()
-    for batch in (second, third):
-        memory(*batch[:2])
-    loss.backward()
-    expected.backward()
-    assert torch.equal(rows[0].grad, rows[1].grad)
     with torch.inference_mode():
-        memory.train()
-        memory(*second[:2])
-    memory(third[0].clone().requires_grad_(), third[1]).backward()
+        memory(*first[:2])
+    memory(second[0].clone().requires_grad_(), second[1]).backward()
+    assert memory.filled == 8
 
 
 def test_no_copy_of_the_memory_in_most_steps():
