@@ -75,7 +75,7 @@ def smoke() -> list[Workload]:
     every = [
         contrastive.speed_of_light("cpu", budget=ample),
         objective.workload(12, "cpu", budget=ample, rounds=2),
-        contrastive.workload(96, 48, "cpu", budget=ample, rounds=2, tiles=True),
+        contrastive.workload(96, 128, "cpu", budget=ample, rounds=2, tiles=True),
         memory_bank.workload(4, 300, 16, "cpu", budget=ample, rounds=2),
         two_processes.workload(32, 16, budget=ample, rounds=2),
         training.step_workload("cpu", budget=ample, hidden_size=8, dialogues=1, layers=1),
