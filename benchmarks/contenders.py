@@ -50,6 +50,10 @@ class Contender:
         dims: the D that it is measured at; None for any.
         why_dims: why no others.
         bytes: a prediction of what N rows need.
+        python_loop: whether it goes over pairs one by one in Python, so that a set of any size but
+            the smallest has to be predicted before it is tried.
+        check_sizes: N of the checks. The smaller one has rows without positives, the larger one
+            several tiles, of which the last is not full, for who works by tiles.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Contender:
     dims: tuple[int, ...] | None = None
     why_dims: str = ""
     bytes: Callable[[int], float] = field(default=no_bytes)
+    python_loop: bool = False
+    check_sizes: tuple[int, ...] = (256,)
 
     @property
     def by_class(self) -> bool:
@@ -212,14 +218,18 @@ def contenders(device: str = "cpu") -> dict[str, Contender]:
             KEOPS,
             keops,
             absent=missing("pykeops", "pykeops"),
+            check_sizes=(256, 1100),
             dims=(128,),
             why_dims="compiles its five formulas for every D anew, some 5 s each",
         ),
-        Contender(AUTHORS, authors, "two views", bytes=lambda n: 60.0 * n * n),
+        Contender(AUTHORS, authors, "two views", bytes=lambda n: 60.0 * n * n, python_loop=True),
     ]
     for name in BACKENDS:
         backend = Contender(
-            f"{OURS} ({name})", by_backend(name), absent=backend_absent(name, device)
+            f"{OURS} ({name})",
+            by_backend(name),
+            absent=backend_absent(name, device),
+            check_sizes=(256, 1100),
         )
         every.append(backend)
     by_name = {contender.name: contender for contender in every}

@@ -26,6 +26,7 @@ BARE, BARE_OUT, TILES, COPY = (
 )
 COPY_BYTES = 256 << 20
 _BLOCK = 4096
+_PROBE = 64
 _LARGEST_RESULT = 1 << 30  # bytes; a larger product is made in blocks of rows
 
 # What a contender took at each size: it tells what it will take at a larger one.
@@ -41,7 +42,10 @@ def memory_cap(device: str) -> float:
 
 
 def predicted_seconds(name: str, size: int, dim: int) -> float | None:
-    """From the nearest smaller size that was measured: time goes with N squared and with D."""
+    """The least that a smaller size tells: time goes with N squared and with D.
+
+    What a call costs at any size makes small ones tell too much, hence the least.
+    """
     known = [
         seconds * (size / n) ** 2 * max(1.0, dim / d)
         for n, d, seconds in _taken.get(name, [])
@@ -117,7 +121,8 @@ def yardsticks(size: int, dim: int, device: str, dtype: torch.dtype, *, tiles: b
 @cache
 def _checked(contender: Contender, dim: int, device: str, dtype: torch.dtype) -> None:
     """Once for each D; who is wrong is asked again, and wrong again."""
-    peers.check(contender, dim=dim, device=device, dtype=dtype)
+    for size in contender.check_sizes:
+        peers.check(contender, size, dim, device=device, dtype=dtype)
 
 
 def loss_entry(contender: Contender, size: int, dim: int, device: str, dtype: torch.dtype) -> Entry:
@@ -133,6 +138,11 @@ def loss_entry(contender: Contender, size: int, dim: int, device: str, dtype: to
             _taken.setdefault(contender.name, []).append((rows, dim, figures[BOTH]))
         return figures
 
+    def probe() -> None:
+        # Hours at the sizes that a GPU begins with; quadratic from the smallest set on.
+        if contender.python_loop and size > _PROBE and contender.name not in _taken:
+            measure(0, _PROBE)
+
     def warm() -> None:
         # Compilers compile for a size, and a GPU's allocator keeps blocks of it; others are warm
         # after a smaller call, which costs less and tells what this size will take.
@@ -145,6 +155,7 @@ def loss_entry(contender: Contender, size: int, dim: int, device: str, dtype: to
         name=contender.name,
         measure=measure,
         check=lambda: _checked(contender, dim, device, dtype),
+        probe=probe,
         warm=warm,
         absent=absent_here(contender, size, dim, device),
         predicted=partial(predicted_seconds, contender.name, size, dim),

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders import COMPILED, NAMES, Contender, contenders, inputs
-from benchmarks.contrastive import absent_here, predicted_seconds
+from benchmarks.contrastive import loss_entry, predicted_seconds
 from benchmarks.results import PEAK
 from benchmarks.timing import Entry, Workload
 
@@ -113,13 +113,17 @@ def workload(size: int, dim: int, device: str, *, budget: float, cap: float = 12
 
     def entries() -> list[Entry]:
         every = []
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
         for name, contender in contenders(device).items():
+            timed = loss_entry(contender, size, dim, device, dtype)
             every.append(
                 Entry(
                     name=name,
                     measure=partial(measure, contender),
+                    check=timed.check,
+                    probe=timed.probe,
                     warm=lambda: None,
-                    absent=absent_here(contender, size, dim, device),
+                    absent=timed.absent,
                     predicted=partial(predicted_seconds, name, size + 1, dim),
                     unit="MiB",
                 )

@@ -67,7 +67,11 @@ class Inputs(NamedTuple):
 
 
 def objective_inputs(seed: int, batch: int = 32, dim: int = 768, device: str = "cpu") -> Inputs:
-    """Random values of a batch; the coordinates have a few positives a row."""
+    """Random values of a batch; the coordinates have a few positives a row.
+
+    Rows have a length of about 1. With longer ones a row's own pair is all that counts in the sum,
+    and a check would not see the others.
+    """
     generator = torch.Generator(device).manual_seed(seed + 1)
 
     def normal(*shape: int) -> Tensor:
@@ -80,7 +84,7 @@ def objective_inputs(seed: int, batch: int = 32, dim: int = 768, device: str = "
     return Inputs(
         normal(batch, LABELS).requires_grad_(),
         (uniform(batch, LABELS) > 0.7).float(),
-        {name: normal(batch, dim).requires_grad_() for name in MODALITIES},
+        {name: (normal(batch, dim) / dim**0.5).requires_grad_() for name in MODALITIES},
         {name: uniform(batch, 2) for name in MODALITIES},
         (similarity + similarity.T).requires_grad_(),
     )

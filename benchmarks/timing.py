@@ -28,6 +28,7 @@ class Entry:
         name: what reports call it.
         measure: one round by its number, on inputs of that number; figure -> value.
         check: raises WrongResult.
+        probe: a call at a size that is quick for anyone, after which `predicted` can tell.
         warm: what has to happen once before; by default a round whose figures are dropped.
         absent: why it cannot run here.
         predicted: seconds that one call will take, if that can be told.
@@ -37,6 +38,7 @@ class Entry:
     name: str
     measure: Callable[[int], dict[str, float]]
     check: Callable[[], None] = lambda: None
+    probe: Callable[[], None] = lambda: None
     warm: Callable[[], None] | None = None
     absent: str | None = None
     predicted: Callable[[], float | None] = lambda: None
@@ -78,6 +80,7 @@ class _State:
     entry: Entry
     spent: float = 0.0
     last: float = 0.0
+    failure: tuple[str, str] | None = None
     numbers: list[int] = field(default_factory=list)
     figures: dict[str, list[float]] = field(default_factory=dict)
 
@@ -121,18 +124,18 @@ def _run(workload: Workload, begun: float, now: Callable[[], float]) -> list[Res
             without(entry, NOT_RUN, f"the workload's {workload.budget:g} s were over")
             continue
         # What an earlier, smaller workload took tells whether to begin at all; where there was
-        # none, a warm-up at a smaller size tells whether to go on.
+        # none, a probe and a warm-up at a smaller size tell whether to go on.
         try:
             if not too_long(entry):
                 entry.check()
+                entry.probe()
+            if not too_long(entry):
                 if entry.warm is not None:
                     entry.warm()
                 else:
                     entry.measure(0)
-        except WrongResult as error:
-            without(entry, WRONG, str(error))
         except Exception as error:
-            without(entry, NOT_RUN, f"{type(error).__name__}: {_first_line(error)}")
+            without(entry, *_failure(error))
         else:
             if seconds := too_long(entry):
                 reason = (
@@ -143,6 +146,9 @@ def _run(workload: Workload, begun: float, now: Callable[[], float]) -> list[Res
                 active.append(_State(entry))
     _rounds(workload, active, begun, now)
     for state in active:
+        if state.failure is not None:
+            without(state.entry, *state.failure)
+            continue
         for figure, values in state.figures.items():
             results.append(
                 Result(
@@ -173,7 +179,8 @@ def _rounds(
             turns = [
                 state
                 for state in active
-                if len(state.numbers) < MIN_ROUNDS or state.spent + state.last <= share
+                if state.failure is None
+                and (len(state.numbers) < MIN_ROUNDS or state.spent + state.last <= share)
             ]
             # Whoever is first meets the caches of whoever was last: take turns at that, too.
             first = number % len(turns) if turns else 0
@@ -182,7 +189,12 @@ def _rounds(
                 # One round is everyone's, whatever the preparations of others took.
                 if state.numbers and start - begun + state.last > workload.budget:
                     continue
-                for figure, value in state.entry.measure(number).items():
+                try:
+                    measured = state.entry.measure(number)
+                except Exception as error:  # one that fails takes no other's figures with it
+                    state.failure = _failure(error)
+                    continue
+                for figure, value in measured.items():
                     state.figures.setdefault(figure, []).append(value)
                 state.numbers.append(number)
                 state.last = now() - start
@@ -194,6 +206,13 @@ def _rounds(
     finally:
         if collecting:
             gc.enable()
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Status and reason of who raised it."""
+    if isinstance(error, WrongResult):
+        return WRONG, str(error)
+    return NOT_RUN, f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,24 +3,26 @@
 Never how fast anything is.
 """
 
+import dataclasses
 import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import contenders as peers
-from benchmarks import memory_bank, objective, suite
+from benchmarks import memory, memory_bank, objective, suite, truth
 from benchmarks.compare import compare
 from benchmarks.contenders import Contender, contenders, inputs, ours
 from benchmarks.contrastive import loss_entry
 from benchmarks.memory import peak_memory
 from benchmarks.report import markdown, write
 from benchmarks.results import BOTH, MEASURED, NOT_RUN, WRONG, load, start
-from benchmarks.timing import Workload, WrongResult
+from benchmarks.timing import Workload, WrongResult, run_workload
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +122,93 @@ def test_wrong_objective_and_wrong_memory_are_caught():
         objective.check(lambda *v: 1.001 * objective.vectorised_objective(*v), 12)
     with pytest.raises(WrongResult):
         memory_bank.check(lambda *v: 1.001 * memory_bank.vectorised(*v))
+
+
+def without_negatives(logits, labels, embeddings, coordinates, similarity):
+    """The objective with nothing but a row's own pair under the logarithm."""
+    total = objective.rest_of_objective(logits, labels, similarity)
+    own = torch.eye(len(logits), dtype=torch.bool)
+    for name, rows in embeddings.items():
+        pairs = rows @ rows.T / objective.TEMPERATURE
+        near = truth.positives_by_radius(coordinates[name], objective.RADIUS)
+        weight = near.float().masked_fill(own, 0.5)
+        log_z = pairs.diagonal() - objective.LOG_2
+        losses = log_z - (weight * pairs).sum(1) / weight.sum(1)
+        total = total + objective.ALPHA * losses.mean() / 3
+    return total
+
+
+@pytest.mark.parametrize("batch", suite.BATCHES)
+def test_objective_without_negatives_is_caught(batch):
+    with pytest.raises(WrongResult):
+        objective.check(without_negatives, batch)
+
+
+def hiding(last=0, own=False, scale=1.0):
+    """The loss without its last columns, with its own pairs, or at another temperature."""
+
+    def loss(rows, points):
+        logits = (rows @ rows.T).float() / (scale * peers.TEMPERATURE)
+        itself = torch.eye(len(rows), dtype=torch.bool)
+        positive = truth.positives_by_radius(points, peers.RADIUS) & ~itself
+        hidden = torch.zeros_like(itself) if own else itself.clone()
+        hidden[:, len(rows) - last :] = True
+        count = positive.sum(1)
+        log_z = logits.masked_fill(hidden, -torch.inf).logsumexp(1)
+        losses = log_z - (logits * positive).sum(1) / count.clamp(min=1)
+        return losses[count > 0].mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [{"last": 1}, {"own": True}, {"scale": 1.02}], ids=str)
+def test_checks_see_what_is_slightly_wrong(wrong, dtype):
+    peers.check(Contender("right", hiding()), dtype=dtype)
+    with pytest.raises(WrongResult):
+        peers.check(Contender("wrong", hiding(**wrong)), dtype=dtype)
+
+
+def test_checks_see_what_is_wrong_beyond_the_first_tiles():
+    def loss(rows, points):
+        return (hiding(last=1) if len(rows) > 512 else hiding())(rows, points)
+
+    own = contenders()["univa_kernels (reference)"]
+    wrong = dataclasses.replace(own, loss=loss)
+    with pytest.raises(WrongResult):
+        loss_entry(wrong, 64, 32, "cpu", torch.float32).check()
+
+
+def test_memory_of_a_wrong_contender_is_not_measured(monkeypatch):
+    every = {"wrong": Contender("wrong", scaled)}
+    monkeypatch.setattr(memory, "contenders", lambda device: every)
+    results, _ = run_workload(memory.workload(64, 32, "cpu", budget=100))
+    assert [(each.status, each.values) for each in results] == [(WRONG, [])]
+
+
+def test_a_loop_over_pairs_is_not_tried_at_a_large_size():
+    tried = []
+
+    def loop(rows, points):
+        tried.append(len(rows))
+        time.sleep(5e-6 * len(rows) ** 2)
+        return hiding()(rows, points)
+
+    contender = Contender("a loop", loop, python_loop=True)
+    entry = loss_entry(contender, 8192, 16, "cpu", torch.float32)
+    workload = Workload(
+        name="w",
+        kind="contrastive",
+        facts={},
+        names=("a loop",),
+        entries=lambda: [entry],
+        budget=9,
+        cap=1,
+    )
+    (result,), _ = run_workload(workload)
+    assert result.status == NOT_RUN
+    assert "from a smaller size" in result.reason
+    assert max(tried) <= 256
 
 
 def test_contenders_get_the_same_rows_and_every_round_others():

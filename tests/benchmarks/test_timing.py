@@ -120,3 +120,39 @@ def test_close_is_called_whatever_happens():
     with pytest.raises(KeyboardInterrupt):
         clock.run(Entry(name="a", measure=interrupted), budget=5, close=lambda: closed.append(True))
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(MemoryError("none left"), NOT_RUN), (WrongResult("no number"), WRONG)]
+)
+def test_who_fails_in_a_round_takes_no_other_along(error, status):
+    def failing(number):
+        if number == 2:
+            raise error
+        return {"step": 1.0}
+
+    clock = Clock()
+    found, _ = clock.run(
+        Entry(name="failing", measure=failing), clock.entry("right", 1.0), budget=50, rounds=4
+    )
+    assert (found["failing"].status, found["failing"].values) == (status, [])
+    assert str(error) in found["failing"].reason
+    assert found["right"].rounds == [1, 2, 3, 4]
+
+
+def test_a_probe_tells_before_the_warm_up():
+    clock, known = Clock(), []
+    found, took = clock.run(
+        clock.entry(
+            "loop",
+            1e6,
+            probe=lambda: known.append(1e6),
+            predicted=lambda: known[0] if known else None,
+        ),
+        clock.entry("right", 1.0),
+        budget=100,
+        cap=10,
+        rounds=2,
+    )
+    assert found["loop"].status == NOT_RUN
+    assert took == 3  # no call of the loop
