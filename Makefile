@@ -33,7 +33,7 @@ sanitize: setup
 
 # A contender that is wrong fails its test, and the report is written all the same.
 bench bench-cpu: setup
-	@mkdir -p build && rm -f build/bench.json
+	@mkdir -p build && rm -f build/bench.json build/bench-so-far.json
 	@$(BIN)/python -m pytest benchmarks -q -rsf --benchmark-json build/bench.json \
 		--keep build/bench-so-far.json >build/bench.log 2>&1; \
 	status=$$?; $(BIN)/python -m benchmarks report build/bench.json --readme || { tail -50 build/bench.log; exit 1; }; \

@@ -10,6 +10,7 @@ make bench                                                 # the CPU suite, all 
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -21,11 +22,15 @@ from benchmarks.compare import compare
 from benchmarks.readme import update
 from benchmarks.report import markdown, write
 from benchmarks.results import FOLDER, Run, file_name, load, start
+from univa.errors import UserError
+from univa.files import check_writable
+
+BUILD = Path("build")
 
 
 def _compare(options: argparse.Namespace) -> int:
-    if options.factor < 1:
-        raise SystemExit(f"--factor must be at least 1, got {options.factor:g}")
+    if not 1 <= options.factor < math.inf:
+        raise UserError(f"--factor must be at least 1, got {options.factor:g}")
     found = compare(load(options.before), load(options.after))
     print("B over A: ratio of medians (95 % interval); below 1 is better")
     for line in found.lines(options.factor):
@@ -35,7 +40,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     run = load(options.run)
+    if not run.machine:
+        raise UserError(
+            f"{options.run} holds no run of this suite, only pytest-benchmark's figures"
+        )
     path = options.out or FOLDER / f"{file_name(run)}.json"
+    if options.readme and path.resolve().parent != FOLDER.resolve():
+        raise UserError(f"--readme names a file of benchmarks/results; --out is {path}")
     write(run, path)
     print(markdown(run, None))
     if options.readme:
@@ -46,23 +57,34 @@ def _report(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("torch sees no CUDA device")
+        raise UserError("torch sees no CUDA device; leave out --device cuda")
+    if not 0 < options.patience < math.inf:
+        raise UserError(f"--patience must be above 0, got {options.patience:g}")
+    if options.seconds is not None and not options.seconds > 0:
+        raise UserError(f"--seconds must be above 0, got {options.seconds:g}")
     name = f"python -m benchmarks run --device {options.device}"
     if options.only:
         name += f" --only {shlex.join(options.only)}"
     if options.patience != 1:
         name += f" --patience {options.patience:g}"
-    run = start(options.device, name)
-    path = options.out or FOLDER / f"{file_name(run)}.json"
+    if options.seconds is not None:
+        name += f" --seconds {options.seconds:g}"
     workloads = {"cpu": suite.cpu, "cuda": suite.cuda}[options.device]()
     wanted = options.only or [""]
     for part in wanted:
         if not any(part in workload.name for workload in workloads):
-            raise SystemExit(f"no workload has {part!r} in its name")
+            names = "; ".join(workload.name for workload in workloads)
+            raise UserError(f"no workload has {part!r} in its name; there are: {names}")
     chosen = [w for w in workloads if any(part in w.name for part in wanted)]
     for workload in chosen:
         workload.budget *= options.patience
         workload.cap *= options.patience
+
+    run = start(options.device, name)
+    # A part of the suite does not take the place of a whole run.
+    folder = FOLDER if chosen == workloads else BUILD
+    path = options.out or folder / f"{file_name(run)}.json"
+    check_writable(path)
 
     def keep(run: Run) -> None:
         write(run, path)  # after every workload: what is there stays if the run is stopped
@@ -100,10 +122,16 @@ def main() -> int:
     one.add_argument("--only", nargs="+", help="workloads with one of these in their name")
     one.add_argument("--seconds", type=float, help="begin no workload that ends later")
     one.add_argument("--patience", type=float, default=1.0, help="multiplies budgets and caps")
-    one.add_argument("--out", type=Path, help="default: benchmarks/results/<machine>.json")
+    one.add_argument(
+        "--out", type=Path, help="default: benchmarks/results/<machine>.json, in build/ with --only"
+    )
     one.set_defaults(run_command=_run)
     options = parser.parse_args()
-    return int(options.run_command(options))
+    try:
+        return int(options.run_command(options))
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 B is judged against A. Files are of the suite or of pytest-benchmark. The interval of a ratio of
 medians is a bootstrap over rounds, 95 %. Exit status 1: B is slower, or takes more memory, than A
 by more than the factor (where there are rounds enough for an interval, all of it is above the
-factor); B reports wrong what A measured; or they have nothing in common.
+factor); B reports wrong what A measured; B began the workload, but did not run this library, which
+A measured; or they have nothing in common. 2: a file or an option is not what it should be. What
+differs between the machines is named first; it is for the reader to judge.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.results import WRONG, Result, Run
+from benchmarks.results import NOT_RUN, WRONG, Result, Run
 
+OWN = "univa"  # begins the names of this library
+# What times depend on, and what is named where it differs.
+MACHINE = ("cpu", "threads", "memory_gib", "gpu", "cuda", "python", "torch", "triton")
 DRAWS = 2000
 FEWEST = 5  # rounds of both below which there is no interval, and the ratio alone decides
 
@@ -59,6 +64,8 @@ class Comparison:
     only_before: list[tuple[str, str, str]]
     only_after: list[tuple[str, str, str]]
     wrong: list[tuple[str, str, str]]
+    lost: dict[tuple[str, str, str], str]
+    differences: list[str]
 
     def regressions(self, factor: float) -> list[Ratio]:
         """Figures that are worse by more than `factor`."""
@@ -66,10 +73,12 @@ class Comparison:
 
     def failed(self, factor: float) -> bool:
         """Whether B is to be refused."""
-        return bool(self.regressions(factor) or self.wrong or not self.ratios)
+        return bool(self.regressions(factor) or self.wrong or self.lost or not self.ratios)
 
     def lines(self, factor: float) -> Iterator[str]:
         """The comparison as text."""
+        for line in self.differences:
+            yield f"not the same: {line}"
         width = max((len(_name(each.key)) for each in self.ratios), default=0)
         for each in self.ratios:
             interval = "(too few rounds for an interval)"
@@ -83,6 +92,8 @@ class Comparison:
             yield f"only in B: {_name(key)}"
         for key in self.wrong:
             yield f"WRONG in B: {_name(key)}"
+        for key, reason in self.lost.items():
+            yield f"NOT RUN in B: {_name(key)}: {reason}"
         if not self.ratios:
             yield "nothing was measured in both"
 
@@ -95,10 +106,29 @@ def compare(before: Run, after: Run) -> Comparison:
     """Put two runs side by side."""
     first = {result.key: result for result in before.results if result.values}
     second = {result.key: result for result in after.results if result.values}
+    lost = {
+        result.key: result.reason or "no reason given"
+        for result in after.results
+        if result.status == NOT_RUN and result.contender.startswith(OWN)
+    }
+    measured = {key[:2] for key in first}
     wrong = {(r.workload, r.contender): r.key for r in after.results if r.status == WRONG}
     return Comparison(
         ratios=[ratio(first[key], second[key]) for key in first if key in second],
         only_before=[key for key in first if key not in second],
         only_after=[key for key in second if key not in first],
+        lost={key: reason for key, reason in lost.items() if key[:2] in measured},
+        differences=_differences(before, after),
         wrong=[wrong[place] for place in dict.fromkeys(key[:2] for key in first) if place in wrong],
     )
+
+
+def _differences(before: Run, after: Run) -> list[str]:
+    """Devices, machines and versions that are not the same."""
+    first = {"device": before.device} | before.machine
+    second = {"device": after.device} | after.machine
+    return [
+        f"{name}: A {first.get(name, '-')}, B {second.get(name, '-')}"
+        for name in ("device", *MACHINE)
+        if first.get(name) != second.get(name)
+    ]

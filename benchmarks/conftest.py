@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,20 @@ def keep(request: pytest.FixtureRequest) -> Callable[[Run], None]:
 @pytest.fixture(scope="session")
 def document(request: pytest.FixtureRequest) -> Run:
     """The run that all tests write into."""
-    run = start("cpu", "make bench")
+    run = start("cpu", _command(request.config))
     request.config.stash[_RUN] = run
     return run
+
+
+def _command(config: pytest.Config) -> str:
+    """What makes these figures again: `make bench`, or pytest for a part of it."""
+    tests = [name for name in config.args if "::" in name]
+    chosen = ["-k", config.option.keyword] if config.option.keyword else []
+    smoke = ["--smoke"] if config.getoption("--smoke") else []
+    if not (tests or chosen or smoke):
+        return "make bench"
+    tests = ["benchmarks" + name.rpartition("benchmarks")[2] for name in tests]
+    return shlex.join(["python", "-m", "pytest", *(tests or ["benchmarks"]), *chosen, *smoke])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 from benchmarks.contrastive import BARE, BARE_OUT, TILES
 from benchmarks.results import BOTH, PEAK, Run, paired
 from benchmarks.training import PER_UTTERANCE
+from univa.files import atomic_path
 
-# Okabe and Ito's colours, and black for the yardstick.
+# Okabe and Ito's colours and two more, one for each contender; and black for the yardstick.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#f0e442")
+_COLOURS += ("#7a3e00", "#5b2a86")
 _ASIDE = (BARE_OUT, TILES)
 
 
@@ -46,7 +48,8 @@ def draw(run: Run, path: Path) -> bool:
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
-    figure.savefig(path, metadata={"Date": None})
+    with atomic_path(path) as part:
+        figure.savefig(part, metadata={"Date": None})
     plt.close(figure)
     return True
 

@@ -27,6 +27,7 @@ from benchmarks.results import (
 from benchmarks.train_step import OURS as OUR_STEP
 from benchmarks.train_step import STRAIGHT
 from benchmarks.training import PER_UTTERANCE
+from univa.files import atomic_write_text
 
 
 def seconds(value: float) -> str:
@@ -261,6 +262,8 @@ def markdown(run: Run, plots: str | None) -> str:
         f"size predicts to exceed its workload's cap is not made, and said so.",
         "",
     ]
+    if run.not_begun:
+        lines += [f"Not begun, the time for all was over: {', '.join(run.not_begun)}.", ""]
     found = headline(run)
     if found:
         lines += [*_table(["figure", "univa", "beside"], [list(row) for row in found]), ""]
@@ -317,4 +320,4 @@ def write(run: Run, path: Path) -> None:
     run.save(path)
     picture = path.with_suffix(".svg")
     drawn = draw(run, picture)
-    path.with_suffix(".md").write_text(markdown(run, picture.name if drawn else None))
+    atomic_write_text(path.with_suffix(".md"), markdown(run, picture.name if drawn else None))

@@ -3,7 +3,8 @@
     {"schema": 1, "date", "command", "device", "machine": {...}, "budget_seconds",
      "workloads": {name: {"kind", "facts", "budget_seconds", "took_seconds"}},
      "results": [{"workload", "contender", "figure", "unit", "status", "reason",
-                  "rounds", "values"}]}
+                  "rounds", "values"}],
+     "not_begun": [name]}
 
 `status` is "measured", "wrong" (held against the float64 truth and off; never timed) or "not run";
 the latter two say why. `values[k]` was measured in round `rounds[k]`: what shares a round had the
@@ -13,6 +14,7 @@ same inputs and stood side by side. Lower is better in every unit ("s" and "MiB"
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -28,6 +30,8 @@ from typing import Any
 import torch
 
 import univa_kernels
+from univa.errors import UserError
+from univa.files import atomic_write_text
 
 SCHEMA = 1
 BUSY = 10  # percent of all cores; when others use more, reports say so
@@ -69,6 +73,7 @@ class Run:
     date: str
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    not_begun: list[str] = field(default_factory=list)
 
     def find(self, workload: str, contender: str, figure: str = BOTH) -> Result | None:
         """The result with this key, measured or not."""
@@ -97,18 +102,16 @@ class Run:
             "machine": self.machine,
             "budget_seconds": budget,
             "workloads": self.workloads,
+            "not_begun": self.not_begun,
             "results": [asdict(result) for result in self.results],
         }
 
     def save(self, path: Path) -> None:
         """Write the document, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
         text = json.dumps(self.document(), indent=1)
         # A list of numbers on one line: thousands of rounds are to be kept, not to be read.
         text = re.sub(r"\[\s+([-\d.e,\s+]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-        part.write_text(text + "\n")
-        os.replace(part, path)
+        atomic_write_text(path, text + "\n")
 
 
 def start(device: str, command: str) -> Run:
@@ -121,21 +124,36 @@ def parse(document: dict[str, Any], source: str) -> Run:
     """A run from JSON: the suite's own document, or pytest-benchmark's with or without it.
 
     Raises:
-        SystemExit: it is neither.
+        UserError: it is neither.
     """
+    try:
+        return _parse(document)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{source} is not a result of the benchmark suite (schema {SCHEMA}) or pytest-benchmark"
+        ) from None
+
+
+def _parse(document: dict[str, Any]) -> Run:
     if "benchmarks" in document:
         if "univa" not in document:
             return _of_pytest_benchmark(document)
         document = document["univa"]
-    if document.get("schema") != SCHEMA or not isinstance(document.get("results"), list):
-        raise SystemExit(f"{source} is not a result of the benchmark suite (schema {SCHEMA})")
+    if document["schema"] != SCHEMA:
+        raise ValueError("another schema")
+    results = [Result(**entry) for entry in document["results"]]
+    for result in results:
+        about = document["workloads"][result.workload]
+        if about["kind"] is None or not all(0 < value < math.inf for value in result.values):
+            raise ValueError("no kind, or a figure that is none")
     return Run(
         device=document["device"],
         command=document["command"],
         machine=document["machine"],
         date=document["date"],
         workloads=document["workloads"],
-        results=[Result(**entry) for entry in document["results"]],
+        results=results,
+        not_begun=list(document.get("not_begun", [])),
     )
 
 
@@ -143,16 +161,16 @@ def load(path: Path) -> Run:
     """Read a run.
 
     Raises:
-        SystemExit: no such file, or it holds something else.
+        UserError: no such file, or it holds something else.
     """
     try:
         document = json.loads(path.read_text())
     except OSError as error:
-        raise SystemExit(f"{path}: {error.strerror}") from None
+        raise UserError(f"{path}: {error.strerror}") from None
     except ValueError:
-        raise SystemExit(f"{path} is not JSON") from None
+        raise UserError(f"{path} is not JSON") from None
     if not isinstance(document, dict):
-        raise SystemExit(f"{path} is not a result of the benchmark suite")
+        raise UserError(f"{path} is not a result of the benchmark suite")
     return parse(document, str(path))
 
 
@@ -204,8 +222,8 @@ def machine(device: str) -> dict[str, Any]:
     return facts
 
 
-def _busy_percent(seconds: float = 1.0) -> int:
-    """How much of all cores other processes use, while this one sleeps; 0 where that is unknown."""
+def _busy_percent(seconds: float = 1.0) -> int | None:
+    """How much of all cores other processes use, while this one sleeps; None where unknown."""
 
     def spent() -> tuple[int, int]:
         fields = [int(f) for f in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
@@ -216,7 +234,7 @@ def _busy_percent(seconds: float = 1.0) -> int:
         time.sleep(seconds)
         after = spent()
     except OSError:
-        return 0
+        return None
     total = max(1, after[0] - before[0])
     return round(100 * (1 - (after[1] - before[1]) / total))
 

@@ -7,16 +7,40 @@
 # later, pytest and hypothesis; nvcc; a C++ compiler. Uses no network, makes no environment and
 # installs nothing. Builds the extension in place for the GPU that is there (TORCH_CUDA_ARCH_LIST
 # says otherwise), then runs the benchmark suite (benchmarks/results/<gpu>.json with report and plots,
-# where there is matplotlib); the tests marked gpu and the kernel tests; compute-sanitizer, where there
-# is one, over a short list of cases; and the loss at training batch sizes. Within 9 minutes
-# (UNIVA_GPU_SECONDS says otherwise): what does not fit is told as not run, what was measured is kept.
-# Exit status 0: all was run and passed, and the figures reach what they must.
+# where there is matplotlib) and the figures that have to reach something; the tests marked gpu;
+# compute-sanitizer, where there is one, over a short list of cases; and the kernel tests. Within 9
+# minutes (UNIVA_GPU_SECONDS says otherwise): what does not fit is told as not run, what was measured
+# is kept, also when it is stopped (Ctrl-C, SIGTERM).
+# Exit status 0: all was run and passed, and the figures reach what they must; 130: stopped.
 set -euo pipefail
 LIMIT=${UNIVA_GPU_SECONDS:-530}  # seconds for everything, the build included
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
 
 say() { printf '\n== %s\n' "$*"; }
+
+# A command within so many seconds. After them it is interrupted, so that it keeps what it has. It
+# runs in the background: timeout gives it a process group, which an interrupt of this script would
+# not reach, and a shell that waits in the foreground would not act on it either.
+child=
+limited() {
+    local status=0
+    timeout --signal=INT --kill-after=10 "$@" &
+    child=$!
+    wait "$child" || status=$?
+    child=
+    return "$status"
+}
+stop() {
+    trap - INT TERM
+    if [ -n "$child" ]; then
+        kill -INT "$child" 2>/dev/null || true
+        wait "$child" || true
+    fi
+    say "STOPPED; what was measured is in benchmarks/results"
+    exit 130
+}
+trap stop INT TERM
 
 say "What is here"
 capability=$("$PYTHON" - <<'PY'
@@ -64,7 +88,8 @@ command -v nvcc >/dev/null && nvcc --version | tail -n 2
 
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
 say "Building in place for $TORCH_CUDA_ARCH_LIST"
-UNIVA_BUILD_EXTENSION=1 UNIVA_BUILD_CUDA=1 "$PYTHON" setup.py --quiet build_ext --inplace
+UNIVA_BUILD_EXTENSION=1 UNIVA_BUILD_CUDA=1 limited "$LIMIT" \
+    "$PYTHON" setup.py --quiet build_ext --inplace
 "$PYTHON" - <<'PY'
 import univa_kernels
 
@@ -78,7 +103,7 @@ PY
 mapfile -t marked < <(grep -rlE 'mark\.gpu\b' tests --include='test_*.py' | sort)
 failed=()
 # A step that fails does not keep the others from running; all of them are told at the end. What
-# would end after LIMIT is stopped (by an interrupt first, so that it keeps what it has).
+# would end after LIMIT is stopped.
 step() {
     local name=$1 left=$((LIMIT - SECONDS))
     shift
@@ -88,18 +113,20 @@ step() {
         failed+=("$name (not run, out of time)")
         return
     fi
-    timeout --signal=INT --kill-after=10 "$left" "$@" || failed+=("$name")
+    limited "$left" "$@" || failed+=("$name")
 }
 
 name=$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))')
 # First what this is for: figures, each contender held against float64 before. Every workload that
 # is done is kept in benchmarks/results/<gpu>.json, which `python -m benchmarks compare` reads.
 step "Benchmark suite" "$PYTHON" -m benchmarks run --device cuda --seconds 150
-step "Tests marked gpu" "$PYTHON" -m pytest -m gpu "${marked[@]}"
-step "Kernel tests, the CPU backend's too" "$PYTHON" -m pytest -m "not gpu" tests/kernels
 # Judges Triton's figures against what they must reach; written after every figure.
 step "Benchmark beside the bare matrix product" "$PYTHON" -m benchmarks.gpu --largest \
     --out "benchmarks/results/$name-kernels.json"
+# The figures are kept where they miss what they must reach, too.
+step "The loss at training batch sizes, and what it must reach" \
+    "$PYTHON" -m benchmarks.gpu_small_batch --out "benchmarks/results/$name-small-batch.json"
+step "Tests marked gpu" "$PYTHON" -m pytest -m gpu "${marked[@]}"
 # memcheck: bounds; racecheck: shared memory; initcheck: device memory; synccheck: barriers.
 if command -v compute-sanitizer >/dev/null; then
     for check in memcheck racecheck initcheck synccheck; do
@@ -110,9 +137,7 @@ if command -v compute-sanitizer >/dev/null; then
 else
     say "No compute-sanitizer on this machine: memory and barriers were NOT checked"
 fi
-# The figures are kept where they miss what they must reach, too.
-step "The loss at training batch sizes, and what it must reach" \
-    "$PYTHON" -m benchmarks.gpu_small_batch --out "benchmarks/results/$name-small-batch.json"
+step "Kernel tests, the CPU backend's too" "$PYTHON" -m pytest -m "not gpu" tests/kernels
 step "What the compiler says of the kernels" "$PYTHON" -m benchmarks.cuda_resources
 if [ "${#failed[@]}" = 0 ]; then
     say "Passed on this GPU"

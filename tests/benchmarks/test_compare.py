@@ -1,6 +1,7 @@
 """`python -m benchmarks compare`: ratios, intervals, exit status, refusals."""
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.compare import compare, ratio
 from benchmarks.results import NOT_RUN, WRONG, Result, Run, load
+from univa.errors import UserError
 
 MACHINE = {"cpu": "a CPU", "threads": 2}
 
@@ -140,17 +142,59 @@ def test_plain_pytest_benchmark_files(monkeypatch, tmp_path, capsys):
         ("{", "is not JSON"),
         ("[]", "not a result of the benchmark suite"),
         ('{"gpu": "x"}', "not a result of the benchmark suite"),
+        ('{"schema": 1, "results": [{"name": "x"}]}', "not a result of the benchmark suite"),
+        ('{"schema": 1, "results": []}', "not a result of the benchmark suite"),
+        ('{"benchmarks": [{"stats": {}}]}', "not a result of the benchmark suite"),
+        ('{"benchmarks": [], "univa": null}', "not a result of the benchmark suite"),
     ],
 )
 def test_refusals(tmp_path, text, message):
     path = tmp_path / "A.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         load(path)
 
 
-def test_factor_below_one_is_refused(monkeypatch, files):
+@pytest.mark.parametrize("factor", ["0.5", "nan", "inf"])
+def test_factor_below_one_is_refused(monkeypatch, files, capsys, factor):
     (a,) = files(A=run(result("a", [1.0])))
-    with pytest.raises(SystemExit, match="at least 1"):
-        call(monkeypatch, "compare", a, a, "--factor", 0.5)
+    assert call(monkeypatch, "compare", a, a, "--factor", factor) == 2
+    assert "--factor must be at least 1" in capsys.readouterr().err
+
+
+def test_a_figure_that_is_no_number_is_refused(files):
+    (a,) = files(A=run(result("a", [1.0, math.nan])))
+    with pytest.raises(UserError, match="not a result"):
+        load(a)
+
+
+def test_bad_files_are_no_regression(monkeypatch, tmp_path, capsys):
+    (tmp_path / "A.json").write_text("{")
+    assert call(monkeypatch, "compare", tmp_path / "A.json", tmp_path / "B.json") == 2
+    assert capsys.readouterr().err.startswith("benchmarks: ")
+
+
+def test_what_this_library_runs_no_more_fails(monkeypatch, files, capsys):
+    # Beyond the cap is slower than any factor; a peer that is not installed is no regression.
+    both = {"status": NOT_RUN, "reason": "about 40 s a call"}
+    before = run(
+        *(result("a", [1.0], contender=name) for name in ("univa_kernels (cpu)", "peer", "x"))
+    )
+    lost = result("a", [], contender="univa_kernels (cpu)", **both)
+    peer = result("a", [], contender="peer", **both)
+    rest = result("a", [1.0], contender="x")
+    a, b, c = files(A=before, B=run(lost, peer, rest), C=run(before.results[0], peer, rest))
+    assert call(monkeypatch, "compare", a, b) == 1
+    assert "NOT RUN in B: a | univa_kernels (cpu)" in capsys.readouterr().out
+    assert call(monkeypatch, "compare", a, c) == 0
+
+
+def test_other_machines_are_named(monkeypatch, files, capsys):
+    before, after = run(result("a", [1.0])), run(result("a", [1.0]))
+    after.machine = MACHINE | {"threads": 8}
+    a, b = files(A=before, B=after)
+    assert call(monkeypatch, "compare", a, a) == 0
+    assert "not the same" not in capsys.readouterr().out
+    assert call(monkeypatch, "compare", a, b) == 0
+    assert "not the same: threads: A 2, B 8" in capsys.readouterr().out

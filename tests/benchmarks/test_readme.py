@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks import readme
 from benchmarks.report import headline, markdown
-from benchmarks.results import FOLDER, load, machine
+from benchmarks.results import FOLDER, load, machine, start
+from univa.errors import UserError
 
 COMMITTED = sorted(path for path in FOLDER.glob("*.md"))
 
@@ -31,8 +32,18 @@ def test_reports_regenerate_with_no_difference(path):
 
 
 def test_no_block_is_refused():
-    with pytest.raises(SystemExit, match="no block"):
+    with pytest.raises(UserError, match="no block"):
         readme.updated("# A README\n")
+
+
+def test_a_folder_in_the_name_and_a_part_of_the_suite_are_refused(tmp_path, monkeypatch):
+    text = readme.README.read_text()
+    with pytest.raises(UserError, match="without a folder"):
+        readme.updated(text, "results/x.json")
+    monkeypatch.setattr(readme, "FOLDER", tmp_path)
+    start("cpu", "a test").save(tmp_path / "x.json")
+    with pytest.raises(UserError, match="lacks a figure"):
+        readme.updated(text, "x.json")
 
 
 def test_machine_has_no_names_or_paths():

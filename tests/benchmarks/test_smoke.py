@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import __main__ as command
 from benchmarks import contenders as peers
 from benchmarks import memory, memory_bank, objective, suite, truth
 from benchmarks.compare import compare
@@ -245,9 +246,9 @@ def test_memory_is_linear():
 
 def test_pytest_benchmark_file_holds_the_suite(tmp_path):
     path = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "pytest", "benchmarks", "--smoke", "-q", "-k", "copy"]
+    arguments = [sys.executable, "-m", "pytest", "benchmarks", "--smoke", "-q", "-k", "copy"]
     done = subprocess.run(
-        [*command, "--benchmark-json", str(path), "-p", "no:cacheprovider"],
+        [*arguments, "--benchmark-json", str(path), "-p", "no:cacheprovider"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -257,6 +258,7 @@ def test_pytest_benchmark_file_holds_the_suite(tmp_path):
     run = load(path)
     (result,) = run.results
     (entry,) = json.loads(path.read_text())["benchmarks"]
+    assert run.command == "python -m pytest benchmarks -k copy --smoke"  # not `make bench`
     assert entry["extra_info"]["workload"] == result.workload
     assert entry["stats"]["rounds"] == len(result.values)
     assert entry["stats"]["max"] == pytest.approx(max(result.values))
@@ -271,3 +273,44 @@ def test_budgets_of_the_suite():
     assert len(set(names)) == len(names)
     found = [each for each in workloads if each.kind == "objective"]
     assert [each.facts["batch"] for each in found] == [12, 22, 32]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "nothing"], "no workload has 'nothing' in its name; there are: copy"),
+        (["--patience", "0"], "--patience must be above 0"),
+        (["--patience", "nan"], "--patience must be above 0"),
+        (["--seconds", "-1"], "--seconds must be above 0"),
+        (["--only", "copy", "--out", "{folder}/a file/x.json"], "a file"),
+    ],
+)
+def test_bad_options_of_a_run(monkeypatch, capsys, tmp_path, options, message):
+    (tmp_path / "a file").write_text("")
+    options = [option.format(folder=tmp_path) for option in options]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "run", *options])
+    assert command.main() == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_part_of_the_suite_does_not_replace_a_whole_run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(command, "BUILD", tmp_path / "build")
+    arguments = ["benchmarks", "run", "--only", "copy", "--seconds", "60", "--patience", "0.1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert command.main() == 0
+    (path,) = (tmp_path / "build").glob("*.json")
+    assert not (tmp_path / "results").exists()
+    assert command.main() == 0  # again, over the old one
+    run = load(path)
+    options = "--device cpu --only copy --patience 0.1 --seconds 60"
+    assert run.command == f"python -m benchmarks run {options}"
+    assert [each.workload for each in run.results] == ["copy bandwidth"]
+
+
+def test_what_is_not_begun_is_in_the_report(tmp_path):
+    run = start("cpu", "test")
+    suite.execute(suite.smoke()[:1], run, seconds=1, say=lambda line: None)
+    run.save(tmp_path / "x.json")
+    assert load(tmp_path / "x.json").not_begun == ["copy bandwidth"]
+    assert "Not begun, the time for all was over: copy bandwidth." in markdown(run, None)
