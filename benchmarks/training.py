@@ -59,16 +59,16 @@ def step_workload(
         count = dialogues * train_step.UTTERANCES
 
         @cache
-        def first_losses() -> list[float]:
-            batches = train_step.make_batches(dialogues, seed=0)
-            pairs = zip(steps.values(), batches, strict=True)
-            return [step(batch).item() for step, batch in pairs]
+        def first() -> tuple[list[float], float]:
+            return train_step.difference(steps, train_step.make_batches(dialogues, seed=0))
 
         def check() -> None:
             # The rendering and ours know nothing of each other; dropout is 0, weights are equal.
-            losses = first_losses()
-            if train_step.differs(losses):
-                raise WrongResult(f"the losses of the first step differ: {losses}")
+            losses, apart = first()
+            if train_step.differs(losses, apart):
+                raise WrongResult(
+                    f"the first steps differ: losses {losses}, gradients by {apart:.1e}"
+                )
 
         def entry(place: int, name: str) -> Entry:
             def measure(number: int) -> dict[str, float]:

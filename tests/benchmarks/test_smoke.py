@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import contenders as peers
-from benchmarks import memory, memory_bank, objective, suite, truth
+from benchmarks import memory, memory_bank, objective, suite, train_step, training, truth
 from benchmarks.compare import compare
 from benchmarks.contenders import Contender, contenders, inputs, ours
 from benchmarks.contrastive import loss_entry
@@ -314,3 +314,19 @@ def test_what_is_not_begun_is_in_the_report(tmp_path):
     run.save(tmp_path / "x.json")
     assert load(tmp_path / "x.json").not_begun == ["copy bandwidth"]
     assert "Not begun, the time for all was over: copy bandwidth." in markdown(run, None)
+
+
+def test_a_training_step_with_a_wrong_gradient_is_caught(monkeypatch):
+    def shifted(self, batch):
+        loss = original(self, batch)
+        similarity = self.parts.similarity.sum()
+        return loss + similarity - similarity.detach()
+
+    original = train_step.OurModel.forward
+    work = training.step_workload("cpu", budget=100, hidden_size=8, dialogues=1, layers=1)
+    work.rounds = 1
+    results, _ = run_workload(work)
+    assert {each.status for each in results} == {MEASURED}
+    monkeypatch.setattr(train_step.OurModel, "forward", shifted)
+    results, _ = run_workload(work)
+    assert {each.status for each in results} == {WRONG}
