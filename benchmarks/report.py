@@ -48,6 +48,13 @@ def _spread(result: Result, show: Callable[[float], str]) -> str:
     return f"{show(middle)} ({show(low)} to {show(high)})"
 
 
+def _median(result: Result, show: Callable[[float], str]) -> str:
+    """With quartiles and the number of rounds; one round has neither quartiles nor a median."""
+    if len(result.values) == 1:
+        return f"{show(result.median)} (1 round)"
+    return f"{_spread(result, show)[:-1]}; {len(result.values)})"
+
+
 def machine_line(run: Run) -> str:
     """The machine in a line."""
     facts = run.machine
@@ -147,11 +154,7 @@ def _by_contender(
             for name in names:
                 found = run.measured(workload, name, figure)
                 show = mebibytes if found and found.unit == "MiB" else seconds
-                single = found is not None and len(found.values) == 1
-                if found is None:
-                    row.append("-")
-                else:
-                    row.append(show(found.median) if single else _spread(found, show))
+                row.append("-" if found is None else _median(found, show))
             if row[2:] != ["-"] * len(names):
                 rows.append(row)
     yield f"## {title}"
@@ -257,8 +260,8 @@ def markdown(run: Run, plots: str | None) -> str:
     budget = sum(about["budget_seconds"] for about in run.workloads.values())
     lines += [
         f"Contenders of a workload take turns in rounds, each round with fresh inputs; they were "
-        f"held against a float64 truth and warmed up before. Figures are medians with quartiles. "
-        f"Budgets of all workloads: {budget:g} s; they took {took:.0f} s. A call that a smaller "
+        f"held against a float64 truth and warmed up before. Figures are medians with quartiles "
+        f"and the number of rounds. Budgets of all workloads: {budget:g} s; they took {took:.0f} s. A call that a smaller "
         f"size predicts to exceed its workload's cap is not made, and said so.",
         "",
     ]

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import readme
 from benchmarks.report import headline, markdown
-from benchmarks.results import FOLDER, load, machine, start
+from benchmarks.results import FOLDER, PEAK, Result, load, machine, start
 from univa.errors import UserError
 
 COMMITTED = sorted(path for path in FOLDER.glob("*.md"))
@@ -50,3 +50,26 @@ def test_machine_has_no_names_or_paths():
     facts = machine("cpu")
     assert not any("/" in str(value) for value in facts.values())
     assert {"cpu", "threads", "torch", "python", "pykeops", "busy_before_percent"} <= set(facts)
+
+
+def test_reports_tell_the_number_of_rounds():
+    run = start("cpu", "a test")
+    run.workloads["memory N=8 D=2"] = {
+        "kind": "memory",
+        "facts": {"size": 8, "dim": 2},
+        "budget_seconds": 1,
+        "took_seconds": 1,
+    }
+    for name, values in (("one", [20.0]), ("three", [10.0, 20.0, 40.0])):
+        run.results.append(
+            Result(
+                workload="memory N=8 D=2",
+                contender=name,
+                figure=PEAK,
+                unit="MiB",
+                rounds=list(range(len(values))),
+                values=values,
+            )
+        )
+    text = markdown(run, None)
+    assert "| 20 MiB (1 round) | 20 MiB (15 MiB to 30 MiB; 3) |" in text
