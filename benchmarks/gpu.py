@@ -158,7 +158,7 @@ def main() -> None:
         "tuned": options.tune,
     }
     judged = (options.rows, options.dim) == (ROWS, DIM)
-    missed = []
+    missed: list[str] = []
     for backend in options.backends:
         if reason := univa_kernels.available_backends()[backend]:
             print(f"{backend}: {reason}", file=sys.stderr)

@@ -263,7 +263,7 @@ def main() -> None:
             )
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1) + "\n")
-    complaints = [line for rows in tables.values() for row in rows if (line := complaint(row))]
+    complaints = [text for rows in tables.values() for row in rows if (text := complaint(row))]
     if complaints:
         sys.exit("\n".join(["kernel_report: not as it should be:", *complaints]))
 

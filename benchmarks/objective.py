@@ -194,7 +194,7 @@ def workload(batch: int, device: str, *, budget: float, rounds: int = 300) -> Wo
             name=name,
             measure=measure,
             check=lambda: check(compute, batch, device),
-            warm=lambda: [measure(-number) for number in range(1, 4)] and None,
+            warm=lambda: [measure(-number) for number in range(1, 4)],
             absent=absent,
         )
 

@@ -12,7 +12,16 @@ from benchmarks.training import PER_UTTERANCE
 from univa.files import atomic_path
 
 # Okabe and Ito's colours and two more, one for each contender; and black for the yardstick.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#f0e442")
+_COLOURS: tuple[str, ...] = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#999999",
+    "#f0e442",
+)
 _COLOURS += ("#7a3e00", "#5b2a86")
 _ASIDE = (BARE_OUT, TILES)
 

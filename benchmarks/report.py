@@ -261,8 +261,9 @@ def markdown(run: Run, plots: str | None) -> str:
     lines += [
         f"Contenders of a workload take turns in rounds, each round with fresh inputs; they were "
         f"held against a float64 truth and warmed up before. Figures are medians with quartiles "
-        f"and the number of rounds. Budgets of all workloads: {budget:g} s; they took {took:.0f} s. A call that a smaller "
-        f"size predicts to exceed its workload's cap is not made, and said so.",
+        f"and the number of rounds. Budgets of all workloads: {budget:g} s; they took {took:.0f} "
+        "s. A call that a smaller size predicts to exceed its workload's cap is not made, and said "
+        "so.",
         "",
     ]
     if run.not_begun:

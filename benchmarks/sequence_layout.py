@@ -72,16 +72,17 @@ def packed(encoder: TransformerEncoder, sequences: list[Tensor], *, nested: bool
         return torch.cat([x.transpose(0, 1) for x in outputs])
 
     def jagged(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        parts = (
+        queries, keys, values = (
             torch.nested.nested_tensor_from_jagged(
                 x.contiguous(), ends, min_seqlen=min(sizes), max_seqlen=max(sizes)
             ).transpose(1, 2)
             for x in (query, key, value)
         )
-        return F.scaled_dot_product_attention(*parts).transpose(1, 2).values()
+        return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).values()
 
     states = encoder.projection(torch.cat(sequences)) + encoder.position_embeddings(positions)
     for layer in encoder.layers:
+        assert isinstance(layer, TransformerLayer)
         states = packed_layer(layer, states, jagged if nested else one_by_one)
     return list(states.split(sizes))
 

@@ -39,7 +39,7 @@ class Entry:
     measure: Callable[[int], dict[str, float]]
     check: Callable[[], None] = lambda: None
     probe: Callable[[], None] = lambda: None
-    warm: Callable[[], None] | None = None
+    warm: Callable[[], object] | None = None
     absent: str | None = None
     predicted: Callable[[], float | None] = lambda: None
     unit: str = "s"

@@ -24,27 +24,35 @@ import copy
 import platform
 import statistics
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import RobertaConfig, RobertaModel
 
-from univa.batch import MODALITIES, Batch, FeatureSequence, TokenizedDialogues
+from univa.batch import (
+    MODALITIES,
+    Batch,
+    FeatureSequence,
+    Modality,
+    ModalityInput,
+    TokenizedDialogues,
+)
 from univa.config import LossConfig
 from univa.data.collate import length_buckets, padded_buckets
 from univa.models import ModelConfig, UniVA
 from univa_kernels import UniVALoss
 
-LIMITS = {"text": 512, "audio": 750, "vision": 100}
-SIZES = {"audio": 768, "vision": 512}
+LIMITS: dict[Modality, int] = {"text": 512, "audio": 750, "vision": 100}
+SIZES: dict[Modality, int] = {"audio": 768, "vision": 512}
 MEANS = {"text": 26, "audio": 360, "vision": 45}
 UTTERANCES, LABELS, VOCABULARY = 7, 6, 2000
 STRAIGHT, OURS = "straight PyTorch", "univa"
 LOSS = LossConfig()  # the values of the preset mosei-roberta
 
 
-def lengths(modality: str, count: int, generator: torch.Generator) -> list[int]:
+def lengths(modality: Modality, count: int, generator: torch.Generator) -> list[int]:
     """Log-normal lengths of spread 0.6, of the modality's mean, cut at its limit."""
     spread = 0.6
     middle = MEANS[modality] / torch.tensor(spread**2 / 2).exp()
@@ -112,9 +120,9 @@ class PlainModel(nn.Module):
 
     def __init__(self, model: UniVA) -> None:
         super().__init__()
-        self.parts = model
+        self.parts: Any = model
 
-    def attention(self, layer: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, layer: Any, states: Tensor, mask: Tensor) -> Tensor:
         own = layer.attention
         batch, length, width = states.shape
         weights, biases = own.query_key_value.weight.chunk(3), own.query_key_value.bias.chunk(3)
@@ -127,11 +135,12 @@ class PlainModel(nn.Module):
         context = scores.softmax(-1) @ value
         return own.output(context.transpose(1, 2).reshape(batch, length, width))
 
-    def embed(self, name: str, value: TokenizedDialogues | FeatureSequence) -> Tensor:
+    def embed(self, name: str, value: ModalityInput) -> Tensor:
         encoder, pooling = self.parts.encoders[name], self.parts.poolings[name]
         if isinstance(value, TokenizedDialogues):
             states, mask = encoder(value.input_ids, value.attention_mask), value.utterance_mask
         else:
+            assert isinstance(value, FeatureSequence)  # padded to the limit, not in buckets
             mask = value.mask
             states = encoder.projection(value.features) + encoder.position_embeddings.weight
             for layer in encoder.layers:

@@ -23,7 +23,7 @@ import univa_kernels
 from benchmarks import train_step
 from benchmarks.results import STEP
 from benchmarks.timing import Entry, Workload, WrongResult
-from univa.batch import MODALITIES, Batch
+from univa.batch import MODALITIES, Batch, Modality
 from univa.data import MOSEI_LABELS, Collator, Split
 from univa.data.corpus import Dialogue, LazyFeatures, Place, Utterance
 from univa.data.loader import load_batches
@@ -34,7 +34,7 @@ from univa.optim import make_optimizer, seed_everything
 from univa.presets import mosei_glove
 
 UTTERANCES = 16326  # of CMU-MOSEI's training split
-EPOCH_SIZES = {"text": 300, "audio": 768, "vision": 512}
+EPOCH_SIZES: dict[Modality, int] = {"text": 300, "audio": 768, "vision": 512}
 PER_UTTERANCE = "per utterance"
 
 
@@ -116,7 +116,8 @@ def mosei_shaped(utterances: int = UTTERANCES, seed: int = 0) -> Split:
     starts = torch.randint(4096, (utterances, 3), generator=generator).tolist()
     labels = (torch.rand(utterances, len(MOSEI_LABELS), generator=generator) > 0.7).float()
     points = torch.rand(utterances, 3, 2, generator=generator).tolist()
-    dialogues, begin = [], 0
+    dialogues: list[Dialogue] = []
+    begin = 0
     while begin < utterances:
         size = 1 + int(torch.randint(2 * train_step.UTTERANCES - 1, (), generator=generator))
         places = range(begin, min(begin + size, utterances))
@@ -168,7 +169,7 @@ class _Epoch:
         self.collator = Collator(split, text="vectors", max_lengths=train_step.LIMITS, buckets=4)
         self.batches = make_sampler(config, self.collator).batches(0)
         self.model = UniVA(config.model).to(device).train()
-        self.objective: nn.Module = Objective(config, self.model)
+        self.objective = Objective(config, self.model)
         self.optimizer, _ = make_optimizer(config, self.model, len(self.batches))
         self.clip, self.device = config.optimizer.clip_norm or math.inf, device
         self._stream: Iterator[Batch] | None = None
@@ -202,7 +203,7 @@ class _Epoch:
             output = self.model(**batch.inputs)
             wide: dict[str, Any] = {k: v.double() for k, v in output.embeddings.items()}
             arguments = (batch.labels, batch.coordinates)
-            loss = self.objective.loss
+            loss: Any = self.objective.loss
             found = loss(output.logits, arguments[0], output.embeddings, arguments[1], None).total
             with univa_kernels.use_backend("reference"):
                 want = loss(
@@ -234,7 +235,7 @@ def epoch_workload(
                 name=train_step.OURS,
                 measure=measure,
                 check=epoch.check,
-                warm=lambda: epoch.step(epoch.collator(last[:8])) and None,
+                warm=lambda: epoch.step(epoch.collator(last[:8])),
             )
         ]
 

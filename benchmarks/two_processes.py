@@ -99,6 +99,7 @@ def _rank(rank: int, port: int, pipe: Connection) -> None:
             loss = losses[name](rows, points)
             loss.backward()
             seconds = time.perf_counter() - begin
+            assert rows.grad is not None
             tensors = (loss, rows.grad, rows, points) if number == 0 else ()  # to be checked
             pipe.send((seconds, *(tensor.detach().numpy() for tensor in tensors)))
         except Exception as error:
