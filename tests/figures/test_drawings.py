@@ -1,5 +1,6 @@
 """What the figures show, and that it can be read at column width."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from univa.errors import UserError
 from univa.figures import cli, matrices
+from univa.figures.curves import draw_thresholds, draw_training
 from univa.figures.maps import lay_out, show_emotion
 from univa.figures.sample import choose_utterances, load_corpora, sample_training
 from univa.figures.style import COLUMN_WIDTH, THEMES, themed
@@ -92,8 +94,8 @@ def test_the_matrix_before_training_is_of_the_runs_own_lexicon(pair, tmp_path: P
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int):
-    """85 mm wide; no letter below 7 pt, beyond the edge, or on another of the same axes."""
+def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int, monkeypatch):
+    """85 mm wide; no letter below 7 pt, beyond the edge, or on another one or a legend's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
@@ -102,39 +104,65 @@ def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int):
     sample = sample_training(runs, load_corpora(runs), limit=100, device=torch.device("cpu"))
     found = cli.measure_sample(sample, neighbors=5, radius=0.3)
     places, shown = cli.lay_out_sample(sample, 40)
+    texts: dict[Text, None] = {}
+    plain = Text.draw
+
+    def recorded(text, *args, **options):  # what is drawn: an axis has labels that are not
+        if text.get_visible() and text.get_text().strip():
+            texts[text] = None
+        plain(text, *args, **options)
+
+    monkeypatch.setattr(Text, "draw", recorded)
     drawn = []
     with themed(THEMES[0]):
-        for name, figure in cli._all(runs, names, THEMES[0], sample, found, places, shown):
+        for name, draw in cli._all(runs, names, THEMES[0], sample, found, places, shown):
             drawn.append(name)
+            figure = draw()
             canvas = FigureCanvasAgg(figure)
+            texts.clear()
             canvas.draw()
             assert figure.get_figwidth() == COLUMN_WIDTH == 85 / 25.4
             assert figure.get_figheight() < 240 / 25.4
-            renderer = canvas.get_renderer()
-            for text in figure.findobj(Text):
-                if not (text.get_visible() and text.get_text().strip()):
-                    continue
+            boxes = []
+            assert len(texts) > 5
+            for text in texts:
                 assert text.get_fontsize() >= 7, (name, text.get_text())
-                box = text.get_window_extent(renderer)
+                box = text.get_window_extent(canvas.get_renderer())
                 inside = box.x0 >= -1 and box.y0 >= -1
                 inside &= box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-                # Ticks beyond the limits of the axes have letters that are not drawn.
-                assert inside or text.get_clip_on() or not _drawn(text), (name, text.get_text())
+                assert inside, (name, text.get_text())
+                if text.get_rotation() in (0, 90):  # the box of a slanted name is mostly empty
+                    boxes.append((text.get_text(), box))
+            for (a, one), (b, other) in itertools.combinations(boxes, 2):
+                wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+                high = min(one.y1, other.y1) - max(one.y0, other.y0)
+                assert min(wide, high) <= 1, (name, a, b)
     assert drawn == [
         *("map-emotion", "map-valence-arousal", "correlation"),
         *("training", "thresholds", "co-occurrence"),
     ]
 
 
-def _drawn(text) -> bool:
-    """False for the label of a tick outside its axis."""
-    axes = text.axes
-    if axes is None:
-        return True
-    hidden = []
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        for tick in axis.get_major_ticks():
-            if not low <= tick.get_loc() <= high:
-                hidden += [tick.label1, tick.label2]
-    return text not in hidden
+def test_legends_are_above_the_curves(pair):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    run = read_run(pair[0])
+    rising = [{**line, "loss": float(k)} for k, line in enumerate(run.steps)]
+    high = {
+        split: {key: [1.0] * len(values) for key, values in curves.items() if key != "label_f1"}
+        | {"threshold": curves["threshold"]}
+        for split, curves in run.threshold_curves.items()
+    }
+    run = replace(run, steps=rising, threshold_curves=high)
+    with themed(THEMES[0]):
+        for draw in (draw_training, draw_thresholds):
+            figure = draw([run], ["run"], THEMES[0])
+            FigureCanvasAgg(figure).draw()
+            for axes in figure.axes:
+                if (legend := axes.get_legend()) is None:
+                    continue
+                bottom = legend.get_window_extent().y0
+                for line in axes.get_lines():
+                    if line.get_transform() == axes.transData:  # not the mark of the best epoch
+                        top = axes.transData.transform((0, max(line.get_ydata())))[1]
+                        assert top <= bottom

@@ -62,6 +62,8 @@ def test_its_figures_are_those_of_the_run(page: Path, pair):
 
 def _as(run: FinishedRun, preset: str, **loss: object) -> FinishedRun:
     config = PRESETS[preset]()
+    if "modalities" in loss:
+        config = replace(config, model=replace(config.model, modalities=loss.pop("modalities")))
     if "prior" in loss:
         config = replace(
             config, model=replace(config.model, prior=False), loss=replace(config.loss, **loss)
@@ -80,12 +82,26 @@ def _as(run: FinishedRun, preset: str, **loss: object) -> FinishedRun:
         ("m3ed-glove", {}, "paper, m3ed-glove", "46.4"),
         ("mosei-glove", {}, "paper, mosei-glove", "49.2"),
         ("m3ed-glove", {"alpha": 0.0}, None, ""),
+        (
+            "mosei-roberta",
+            {"modalities": ("text", "audio")},
+            "paper, mosei-roberta w/o Vision",
+            "51.1",
+        ),
+        (
+            "m3ed-roberta",
+            {"modalities": ("vision",)},
+            "paper, m3ed-roberta w/o Text, Audio",
+            "40.8",
+        ),
+        ("m3ed-roberta", {"modalities": ("vision",), "alpha": 0.0}, None, ""),
+        ("m3ed-glove", {"modalities": ("text",)}, None, ""),
         ("demo", {}, None, ""),
         ("mosei-text", {}, None, ""),
     ],
 )
 def test_the_papers_row_is_of_the_same_parts(pair, preset, loss, title, accuracy):
-    table = main_table([_as(read_run(pair[0]), preset, **loss)], ["run"])
+    table = main_table([_as(read_run(pair[0]), preset, **loss.copy())], ["run"])
     paper = [row for row in table["rows"] if row["paper"]]
     if title is None:
         assert not paper
@@ -93,6 +109,7 @@ def test_the_papers_row_is_of_the_same_parts(pair, preset, loss, title, accuracy
     else:
         assert [row["name"] for row in paper] == [title]
         assert paper[0]["cells"][0] == accuracy
+        assert ("\u2013" in paper[0]["cells"]) == ("modalities" in loss)  # Table 3 has two figures
         assert not table["note"]
 
 
@@ -165,7 +182,7 @@ def test_a_folder_of_an_ablation_gives_tables_and_runs(pair, tmp_path: Path):
 
 
 def test_the_report_of_an_ablation_shows_its_tables(pair, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("univa.report.drawings.run_figures", lambda *_: iter(()))
+    monkeypatch.setattr("univa.report.drawings.run_figures", lambda *_: [])
     without, whole = pair
     results = {}
     for row, name, folder in (
@@ -178,5 +195,5 @@ def test_the_report_of_an_ablation_shows_its_tables(pair, tmp_path: Path, monkey
     assert main(["report", str(tmp_path), "--points", "20"]) == 0
     assert capsys.readouterr().out == f"report in {tmp_path / 'report.html'}\n"
     text = (tmp_path / "report.html").read_text()
-    assert "Table 2 of the paper, <code>demo</code>; mean of seed 7" in text
+    assert "The parts of Table 2 of the paper, <code>demo</code>; mean of seed 7" in text
     assert '<th scope="row">w/o VA-CL</th>' in text

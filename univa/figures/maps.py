@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from univa.batch import Modality
 from univa.errors import UserError
 from univa.figures.quality import MapQuality
-from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, shorten, va_colors
+from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, shape_of, shorten, va_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +161,7 @@ def _draw_one(
         axes.scatter(none[:, 0], none[:, 1], s=size, c=theme.faint, linewidths=0)
         for label in range(labels.shape[1]):
             one = places[shown == label]
-            marker = MARKERS[label % len(MARKERS)]
+            marker = MARKERS[shape_of(label)]
             axes.scatter(
                 one[:, 0], one[:, 1], s=size, c=theme.color(label), marker=marker, linewidths=0
             )
@@ -177,7 +177,7 @@ def _emotion_legend(axes: Axes, names: Sequence[str], theme: Theme) -> None:
 
     axes.axis("off")
     handles = [
-        Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], ms=4, mew=0, color=theme.color(i))
+        Line2D([], [], ls="", marker=MARKERS[shape_of(i)], ms=4, mew=0, color=theme.color(i))
         for i in range(len(names))
     ]
     handles.append(Line2D([], [], ls="", marker="o", ms=4, mew=0, color=theme.faint))
