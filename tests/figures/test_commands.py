@@ -223,6 +223,8 @@ def test_numbers_fit_80_columns(pair):
 
 def test_long_work_shows_its_progress(run, monkeypatch, capsys):
     monkeypatch.setattr("univa.console.LINE_SECONDS", 0.0)  # a line for each step
+    monkeypatch.setattr("univa.report.drawings.inline_svg", lambda *_: "")
+    monkeypatch.setattr("univa.figures.cli.save", lambda *_: None)
     assert main(["report", str(run), "--points", "20"]) == 0
     said = capsys.readouterr().err
     assert "embedding, run: 1 of " in said

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from univa.batch import MODALITIES
 from univa.cli import main
 from univa.errors import UserError
 from univa.finished import FinishedRun, read_run
@@ -179,6 +181,42 @@ def test_a_folder_of_an_ablation_gives_tables_and_runs(pair, tmp_path: Path):
     (tmp_path / "tables.json").write_text('{"UniVA": 3}')
     with pytest.raises(UserError, match="not the tables of an ablation"):
         expand([tmp_path])
+
+
+def test_the_report_of_five_runs(pair, ablation, many_page):
+    text = many_page.read_text()
+    names = ["with", *(f"{row}-1" for row in ("univa", "without-va-cl", "without-va-ecp"))]
+    names.append("without-va-cl-va-ecp-1")
+    assert f"<h1>{' · '.join(names)}</h1>" in text
+    # Runs of the first seed, tables of both.
+    results = json.loads((ablation / "tables.json").read_text())
+    for row, seeds in results.items():
+        micro = [100 * one["micro_f1"] for one in seeds.values()]
+        assert len(micro) == 2
+        cell = f"{statistics.mean(micro):.1f} ± {statistics.stdev(micro):.1f}"
+        assert re.search(rf'<th scope="row">{row}</th>.*<td class="n">{cell}</td>', text)
+    folders = [pair[1], *(ablation / name for name in names[1:])]
+    for name, folder in zip(names, folders, strict=True):
+        test = json.loads((folder / "metrics.json").read_text())["test"]
+        row = re.search(rf'<tr><th scope="row">{name}<span.*', text).group()
+        cells = [f"{100 * test['accuracy']:.1f}", f"{test['hamming_loss']:.3f}"]
+        assert re.findall(r'<td class="n">([\d.]+)</td>', row)[:2] == cells
+    # Every run has three maps, figures of its own (two have no prior), and a verdict on each row.
+    assert re.findall(r'<figcaption><b>text</b> <span class="run">(.+?)</span>', text) == names
+    shown = re.findall(
+        r'<figcaption><b>(\S.*?)</b> <span class="run">(.+?)</span><span class', text
+    )
+    for name in names:
+        titles = [title for title, run in shown if run == name and title not in MODALITIES]
+        prior = [] if "ecp" in name else ["Emotion correlation"]
+        assert titles == [*prior, "Training", "Thresholds", "Co-occurrence of emotions"]
+    rights = [
+        [row["labels"] == row["predictions"] for row in map(json.loads, lines)]
+        for folder in folders
+        for lines in [(folder / "predictions.jsonl").read_text().splitlines()]
+    ]
+    expected = ["".join("01"[right] for right in rows) for rows in zip(*rights, strict=True)]
+    assert re.findall(r'data-right="(\d+)"', text) == expected
 
 
 def test_the_report_of_an_ablation_shows_its_tables(pair, tmp_path: Path, monkeypatch, capsys):
