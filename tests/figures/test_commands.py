@@ -1,6 +1,7 @@
 """`univa figures` and `univa report` from the shell: what they write, and what they refuse."""
 
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.figures.test_quality import brute
 from univa.batch import Modality
 from univa.cli import main
+from univa.config import TrainConfig
 from univa.figures.cli import _check_ours, measure_sample, quality_table
-from univa.figures.sample import load_corpora, sample_training
+from univa.figures.sample import choose_utterances, load_corpora, sample_training
 from univa.finished import names_of, read_run
-from univa.inputs import load_corpus
+from univa.inputs import load_corpus, make_collator
+from univa.models import UniVA
 
 
 def error(capsys, *args: object) -> str:
@@ -278,3 +282,32 @@ def test_names_differ(pair, tmp_path: Path):
     runs = [read_run(pair[1]), read_run(pair[0])]
     assert names_of(runs) == ["with", "without"]
     assert len(set(names_of([runs[0], read_run(tmp_path / "copy" / "with")]))) == 2
+
+
+def test_the_numbers_are_of_the_embeddings_of_the_best_epoch(run, silent, capsys):
+    """Against the model itself, numpy's normalisation and loops over all pairs."""
+    shutil.rmtree(run / "checkpoints" / "last")
+    args = [str(run), "--points", "20", "--sample", "30", "--neighbors", "4", "--radius", "0.9"]
+    assert main(["figures", *args]) == 0
+    content = json.loads((run / "figures" / "figures.json").read_text())
+    config = TrainConfig.load(run / "config.json")
+    train = load_corpus(config).train
+    model = UniVA.from_pretrained(run / "checkpoints" / "best").eval()
+    with torch.no_grad():
+        batch = make_collator(config, train, model)([*range(len(train))])
+        embeddings = model(**batch.inputs).embeddings
+    chosen = choose_utterances(len(train), 30)
+    assert main(["report", *args]) == 0
+    page = (run / "report.html").read_text()
+    for name in config.model.modalities:
+        scores = train.coordinates(name).double().numpy()
+        points = torch.from_numpy((scores - scores.mean(0)) / scores.std(0, ddof=1))
+        purity, chance, correlation = brute(embeddings[name][chosen], points[chosen], 4, 0.9)
+        found = content["quality"]["run"][name]
+        assert found["purity"] == pytest.approx(purity, abs=1e-6)
+        assert found["chance"] == pytest.approx(chance, abs=1e-6)
+        assert found["rank_correlation"] == pytest.approx(correlation, abs=1e-4)
+        assert (found["neighbors"], found["radius"], found["utterances"]) == (4, 0.9, 30)
+        said = f"purity {100 * purity:.1f} % (chance {100 * chance:.1f} %) · ρ {correlation:.2f}"
+        assert said.replace("-", "\N{MINUS SIGN}") in page
+    assert "4 nearest neighbours that lie within 0.9 of it" in page
