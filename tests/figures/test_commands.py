@@ -308,6 +308,7 @@ def test_the_numbers_are_of_the_embeddings_of_the_best_epoch(run, silent, capsys
         assert found["chance"] == pytest.approx(chance, abs=1e-6)
         assert found["rank_correlation"] == pytest.approx(correlation, abs=1e-4)
         assert (found["neighbors"], found["radius"], found["utterances"]) == (4, 0.9, 30)
-        said = f"purity {100 * purity:.1f} % (chance {100 * chance:.1f} %) · ρ {correlation:.2f}"
+        said = f"purity {100 * purity:.1f} % (chance {100 * chance:.1f} %) · "
+        said += f"\N{GREEK SMALL LETTER RHO} {correlation:.2f}"
         assert said.replace("-", "\N{MINUS SIGN}") in page
     assert "4 nearest neighbours that lie within 0.9 of it" in page

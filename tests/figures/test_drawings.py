@@ -1,19 +1,22 @@
 """What the figures show, and that it can be read at column width."""
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
+from univa.batch import MODALITIES
 from univa.errors import UserError
 from univa.figures import cli, matrices
 from univa.figures.curves import draw_thresholds, draw_training
 from univa.figures.maps import lay_out, show_emotion
 from univa.figures.sample import choose_utterances, load_corpora, sample_training
-from univa.figures.style import COLUMN_WIDTH, THEMES, themed
+from univa.figures.style import COLUMN_WIDTH, THEMES, themed, va_colors
 from univa.finished import names_of, read_run
 from univa.va.lexicon import similarity_matrix
 
@@ -166,3 +169,60 @@ def test_legends_are_above_the_curves(pair):
                     if line.get_transform() == axes.transData:  # not the mark of the best epoch
                         top = axes.transData.transform((0, max(line.get_ydata())))[1]
                         assert top <= bottom
+
+
+def test_points_are_where_and_as_they_should_be(pair):
+    runs = [read_run(folder) for folder in pair]
+    sample = sample_training(runs, load_corpora(runs), limit=40, device=torch.device("cpu"))
+    places, shown = cli.lay_out_sample(sample, 30)
+    drawings = dict(cli._all(runs, names_of(runs), THEMES[0], sample, [{}, {}], places, shown))
+    rarest = show_emotion(sample.labels[shown]).numpy()
+    with themed(THEMES[0]):
+        by_va, by_emotion = drawings["map-valence-arousal"](), drawings["map-emotion"]()
+    for figure in (by_va, by_emotion):
+        panels = iter(figure.axes)
+        for modality in ("text", "audio", "vision"):
+            for run in range(2):
+                axes = next(panels)
+                own = places[run][modality]
+                if figure is by_va:
+                    (dots,) = axes.collections
+                    np.testing.assert_array_equal(dots.get_offsets(), own)
+                    expected = va_colors(sample.coordinates[modality][shown].numpy(), THEMES[0])
+                    np.testing.assert_allclose(dots.get_facecolor()[:, :3], expected, atol=1e-6)
+                    continue
+                for label, dots in enumerate(axes.collections, -1):  # at first those without any
+                    np.testing.assert_array_equal(dots.get_offsets(), own[rarest == label])
+                    wanted = THEMES[0].faint if label < 0 else THEMES[0].color(label)
+                    assert len(dots.get_offsets()) == 0 or to_hex(dots.get_facecolor()[0]) == wanted
+
+
+def test_curves_and_matrices_show_the_runs_own_figures(pair):
+    run = read_run(pair[1])
+    lines = [json.loads(line) for line in (pair[1] / "log.jsonl").read_text().splitlines()]
+    epochs = [line for line in lines if line["event"] == "epoch"]
+    drawings = dict(cli.run_figures([run], ["run"], THEMES[0]))
+    with themed(THEMES[0]):
+        loss, parts, metrics = drawings["training"]().axes
+        both = drawings["thresholds"]().axes
+    steps = [line for line in lines if line["event"] == "step"]
+    drawn = [line.get_ydata().tolist() for line in (*loss.lines, *parts.lines)]
+    keys = ["loss", "classification", "prior", *(f"contrastive_{m}" for m in MODALITIES)]
+    assert drawn == [[line[key] for line in steps] for key in keys]
+    shown = [list(line.get_ydata()) for line in metrics.lines[:3]]
+    for values, key in zip(shown, ("micro_f1", "macro_f1", "accuracy"), strict=True):
+        assert values == [100 * line["valid"][key] for line in epochs]
+    content = json.loads((pair[1] / "threshold_curves.json").read_text())
+    for axes, split in zip(both, ("valid", "test"), strict=True):
+        for line, key in zip(
+            axes.lines, ("micro_f1", "macro_f1", "accuracy", "hamming_loss"), strict=False
+        ):
+            np.testing.assert_allclose(line.get_xdata(), content[split]["threshold"])
+            np.testing.assert_allclose(line.get_ydata(), 100 * np.array(content[split][key]))
+    rows = [json.loads(line) for line in (pair[1] / "predictions.jsonl").read_text().splitlines()]
+    (together,) = (one for one in drawings["co-occurrence"].args if isinstance(one, dict))
+    for key, matrix in zip(("labels", "predictions"), together.values(), strict=True):
+        flags = np.array([row[key] for row in rows])
+        for i, row in enumerate(matrix):
+            has = flags[flags[:, i] == 1]
+            np.testing.assert_allclose(row, has.mean(axis=0) if len(has) else np.nan)
