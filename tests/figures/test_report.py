@@ -14,8 +14,9 @@ from univa.batch import MODALITIES
 from univa.cli import main
 from univa.errors import UserError
 from univa.finished import FinishedRun, read_run
+from univa.inputs import load_corpus
 from univa.presets import PRESETS
-from univa.report.cases import Plane, choose_cases
+from univa.report.cases import Plane, choose_cases, describe_cases
 from univa.report.content import config_table, expand, label_table, main_table
 
 
@@ -235,3 +236,36 @@ def test_the_report_of_an_ablation_shows_its_tables(pair, tmp_path: Path, monkey
     text = (tmp_path / "report.html").read_text()
     assert "The parts of Table 2 of the paper, <code>demo</code>; mean of seed 7" in text
     assert '<th scope="row">w/o VA-CL</th>' in text
+
+
+def test_cases_tell_what_the_corpus_and_the_runs_say(pair):
+    runs = [read_run(folder) for folder in pair]
+    split = load_corpus(runs[0].config).test
+    found = describe_cases(runs, ["a", "b"], split, most=9)
+    by_id = {one.id: one for one in split.utterances}
+    said = [
+        {row["id"]: row for row in map(json.loads, (f / "predictions.jsonl").open())} for f in pair
+    ]
+    names = runs[0].label_names
+    assert len(found["rows"]) == 9
+    assert found["total"] == len(split) > 9
+    for row in found["rows"]:
+        one = by_id[row["id"]]
+        assert row["text"] == one.text
+        scores = {point["modality"]: point["score"] for point in row["points"]}
+        assert scores == one.coordinates
+        assert [*scores] == [*MODALITIES]
+        for point in row["points"]:
+            assert point["place"] == found["plane"].place(point["score"])
+        for verdict, rows in zip(row["said"], said, strict=True):
+            own = rows[row["id"]]
+            truth = {n for n, flag in zip(names, own["labels"], strict=True) if flag}
+            predicted = {n for n, flag in zip(names, own["predictions"], strict=True) if flag}
+            assert set(row["truth"]) == truth
+            assert {one["name"] for one in verdict["labels"]} == predicted
+            assert {one["name"] for one in verdict["labels"] if one["hit"]} == predicted & truth
+            assert set(verdict["missed"]) == truth - predicted
+            assert verdict["right"] == (truth == predicted)
+            for label in verdict["labels"]:
+                chance = own["probabilities"][names.index(label["name"])]
+                assert label["chance"] == pytest.approx(chance, abs=1e-6)
