@@ -79,6 +79,10 @@ def test_figures_do_not_replace_other_files(run, capsys):
     assert "holds other files" in error(capsys, "figures", run, "--points", 20)
     assert (run / "figures" / "holiday.png").read_text() == "years of work"
     assert "this is a file" in error(capsys, "figures", run, "--output", run / "config.json")
+    for output in (".", "..", "/"):
+        assert f"{output}: cannot replace this folder" in error(
+            capsys, "figures", run, "--output", output
+        )
 
 
 def test_runs_that_are_no_runs(run, tmp_path: Path, capsys):

@@ -23,7 +23,7 @@ from univa.figures.extra import require_figures
 from univa.figures.quality import MapQuality, measure
 from univa.figures.sample import Sample, load_corpora, sample_training
 from univa.figures.style import THEMES, Theme, shorten, themed
-from univa.files import atomic_folder, atomic_write_json
+from univa.files import atomic_folder, atomic_write_json, check_named
 from univa.finished import FinishedRun, check_comparable, names_of, read_run
 from univa.processes import choose_device, cpu_threads
 
@@ -262,6 +262,7 @@ def save(figure: Figure, stem: Path) -> None:
 
 def _check_ours(folder: Path) -> None:
     """UserError where replacing the folder would destroy what is not figures of ours."""
+    check_named(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
