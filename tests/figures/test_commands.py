@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.figures.test_quality import brute
+from tests.train.test_text_encoder import encoder, layout, small  # noqa: F401
 from univa.batch import Modality
 from univa.cli import main
 from univa.config import TrainConfig
@@ -18,6 +19,7 @@ from univa.figures.sample import choose_utterances, load_corpora, sample_trainin
 from univa.finished import names_of, read_run
 from univa.inputs import load_corpus, make_collator
 from univa.models import UniVA
+from univa.train import train
 
 
 def error(capsys, *args: object) -> str:
@@ -295,16 +297,16 @@ def test_the_numbers_are_of_the_embeddings_of_the_best_epoch(run, silent, capsys
     assert main(["figures", *args]) == 0
     content = json.loads((run / "figures" / "figures.json").read_text())
     config = TrainConfig.load(run / "config.json")
-    train = load_corpus(config).train
+    split = load_corpus(config).train
     model = UniVA.from_pretrained(run / "checkpoints" / "best").eval()
     with torch.no_grad():
-        batch = make_collator(config, train, model)([*range(len(train))])
+        batch = make_collator(config, split, model)([*range(len(split))])
         embeddings = model(**batch.inputs).embeddings
-    chosen = choose_utterances(len(train), 30)
+    chosen = choose_utterances(len(split), 30)
     assert main(["report", *args]) == 0
     page = (run / "report.html").read_text()
     for name in config.model.modalities:
-        scores = train.coordinates(name).double().numpy()
+        scores = split.coordinates(name).double().numpy()
         points = torch.from_numpy((scores - scores.mean(0)) / scores.std(0, ddof=1))
         purity, chance, correlation = brute(embeddings[name][chosen], points[chosen], 4, 0.9)
         found = content["quality"]["run"][name]
@@ -316,3 +318,19 @@ def test_the_numbers_are_of_the_embeddings_of_the_best_epoch(run, silent, capsys
         said += f"\N{GREEK SMALL LETTER RHO} {correlation:.2f}"
         assert said.replace("-", "\N{MINUS SIGN}") in page
     assert "4 nearest neighbours that lie within 0.9 of it" in page
+
+
+def test_a_run_that_reads_text(layout, encoder, tmp_path, silent, capsys):  # noqa: F811
+    """One modality, tokens instead of features, scores beyond [-1, 1]."""
+    run = tmp_path / "run"
+    train(small(layout, encoder, run))
+    capsys.readouterr()
+    assert main(["figures", str(run), "--points", "20", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content["quality"]["run"]) == {"text"}
+    assert content["notes"] == []
+    assert main(["report", str(run), "--points", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(run / "report.html")}
+    page = (run / "report.html").read_text()
+    assert page.count('<figure class="map">') == 1
+    assert "we went there day" in page
