@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from univa.batch import MODALITIES
 from univa.errors import UserError
 from univa.figures import cli, matrices
 from univa.figures.curves import draw_thresholds, draw_training
-from univa.figures.maps import lay_out, show_emotion
+from univa.figures.maps import draw_map, lay_out, show_emotion
 from univa.figures.sample import choose_utterances, load_corpora, sample_training
 from univa.figures.style import COLUMN_WIDTH, THEMES, themed, va_colors
 from univa.finished import names_of, read_run
@@ -96,17 +98,8 @@ def test_the_matrix_before_training_is_of_the_runs_own_lexicon(pair, tmp_path: P
     np.testing.assert_allclose(found, unit @ unit.T, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int, monkeypatch):
+def _check_readable(figure, name: str) -> None:
     """85 mm wide; no letter below 7 pt, beyond the edge, or on another one or a legend's."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-
-    runs = [read_run(folder) for folder in pair[:count]]
-    names = names_of(runs)
-    sample = sample_training(runs, load_corpora(runs), limit=100, device=torch.device("cpu"))
-    found = cli.measure_sample(sample, neighbors=5, radius=0.3)
-    places, shown = cli.lay_out_sample(sample, 40)
     texts: dict[Text, None] = {}
     plain = Text.draw
 
@@ -115,40 +108,69 @@ def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int, monkeypat
             texts[text] = None
         plain(text, *args, **options)
 
-    monkeypatch.setattr(Text, "draw", recorded)
-    drawn = []
+    canvas = FigureCanvasAgg(figure)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", recorded)
+        canvas.draw()
+    assert figure.get_figwidth() == COLUMN_WIDTH == 85 / 25.4
+    assert figure.get_figheight() < 240 / 25.4
+    boxes = []
+    assert len(texts) > 5
+    for text in texts:
+        assert text.get_fontsize() >= 7, (name, text.get_text())
+        box = text.get_window_extent(canvas.get_renderer())
+        inside = box.x0 >= -1 and box.y0 >= -1
+        inside &= box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+        assert inside, (name, text.get_text())
+        if text.get_rotation() in (0, 90):  # the box of a slanted name is mostly empty
+            boxes.append((text.get_text(), box))
+    for (a, one), (b, other) in itertools.combinations(boxes, 2):
+        wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+        high = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert min(wide, high) <= 1, (name, a, b)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_figure_can_be_read(pair: tuple[Path, Path], count: int):
+    runs = [read_run(folder) for folder in pair[:count]]
+    names = names_of(runs)
+    sample = sample_training(runs, load_corpora(runs), limit=100, device=torch.device("cpu"))
+    found = cli.measure_sample(sample, neighbors=5, radius=0.3)
+    places, shown = cli.lay_out_sample(sample, 40)
     with themed(THEMES[0]):
-        for name, draw in cli._all(runs, names, THEMES[0], sample, found, places, shown):
-            drawn.append(name)
-            figure = draw()
-            canvas = FigureCanvasAgg(figure)
-            texts.clear()
-            canvas.draw()
-            assert figure.get_figwidth() == COLUMN_WIDTH == 85 / 25.4
-            assert figure.get_figheight() < 240 / 25.4
-            boxes = []
-            assert len(texts) > 5
-            for text in texts:
-                assert text.get_fontsize() >= 7, (name, text.get_text())
-                box = text.get_window_extent(canvas.get_renderer())
-                inside = box.x0 >= -1 and box.y0 >= -1
-                inside &= box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-                assert inside, (name, text.get_text())
-                if text.get_rotation() in (0, 90):  # the box of a slanted name is mostly empty
-                    boxes.append((text.get_text(), box))
-            for (a, one), (b, other) in itertools.combinations(boxes, 2):
-                wide = min(one.x1, other.x1) - max(one.x0, other.x0)
-                high = min(one.y1, other.y1) - max(one.y0, other.y0)
-                assert min(wide, high) <= 1, (name, a, b)
-    assert drawn == [
+        drawings = cli._all(runs, names, THEMES[0], sample, found, places, shown)
+        for name, draw in drawings:
+            _check_readable(draw(), name)
+    assert [name for name, _ in drawings] == [
         *("map-emotion", "map-valence-arousal", "correlation"),
         *("training", "thresholds", "co-occurrence"),
     ]
 
 
-def test_legends_are_above_the_curves(pair):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+@pytest.mark.parametrize("count", [7, 9, 14, 28])
+def test_figures_of_many_emotions_can_be_read(count: int):
+    names = [f"emotion{i}" if i % 4 else f"disappointment{i}" for i in range(count)]
+    labels = torch.rand(60, count, generator=torch.Generator().manual_seed(0)) < 0.3
+    together = {"true": matrices.co_occurrence(labels), "predicted": np.full([count] * 2, -0.88)}
+    places = {"text": np.random.default_rng(0).uniform(-1, 1, (60, 2))}
+    theme = THEMES[0]
+    with themed(theme):
+        _check_readable(matrices.draw_correlations(together, names, theme), "correlation")
+        _check_readable(matrices.draw_co_occurrence(together, names, theme), "co-occurrence")
+        figure = draw_map(
+            [places],
+            ["run"],
+            ["text"],
+            [{}],
+            theme,
+            labels=labels,
+            label_names=names,
+            coordinates=None,
+        )
+        _check_readable(figure, "map")
 
+
+def test_legends_are_above_the_curves(pair):
     run = read_run(pair[0])
     rising = [{**line, "loss": float(k)} for k, line in enumerate(run.steps)]
     high = {
