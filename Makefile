@@ -34,7 +34,8 @@ sanitize: setup
 # A contender that is wrong fails its test, and the report is written all the same.
 bench bench-cpu: setup
 	@mkdir -p build && rm -f build/bench.json
-	@$(BIN)/python -m pytest benchmarks -q -rsf --benchmark-json build/bench.json >build/bench.log 2>&1; \
+	@$(BIN)/python -m pytest benchmarks -q -rsf --benchmark-json build/bench.json \
+		--keep build/bench-so-far.json >build/bench.log 2>&1; \
 	status=$$?; $(BIN)/python -m benchmarks report build/bench.json --readme || { tail -50 build/bench.log; exit 1; }; \
 	grep '^FAILED' build/bench.log; exit $$status
 

@@ -10,6 +10,7 @@ make bench                                                 # the CPU suite, all 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,6 +48,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA device")
     name = f"python -m benchmarks run --device {options.device}"
+    if options.only:
+        name += f" --only {shlex.join(options.only)}"
+    if options.patience != 1:
+        name += f" --patience {options.patience:g}"
     run = start(options.device, name)
     path = options.out or FOLDER / f"{file_name(run)}.json"
     workloads = {"cpu": suite.cpu, "cuda": suite.cuda}[options.device]()

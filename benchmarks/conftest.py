@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,16 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--smoke`: every kind of workload at a size of seconds."""
     parser.addoption("--smoke", action="store_true", help="tiny sizes: does the suite work")
+    parser.addoption(
+        "--keep", type=Path, metavar="FILE", help="save after each workload, whatever comes"
+    )
+
+
+@pytest.fixture(scope="session")
+def keep(request: pytest.FixtureRequest) -> Callable[[Run], None]:
+    """Save what there is, where `--keep` asks for it."""
+    path = request.config.getoption("--keep")
+    return lambda run: None if path is None else run.save(path)
 
 
 @pytest.fixture(scope="session")

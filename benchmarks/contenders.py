@@ -48,6 +48,7 @@ class Contender:
         formula: the float64 truth that it has to meet.
         absent: why it cannot run here.
         dims: the D that it is measured at; None for any.
+        why_dims: why no others.
         bytes: a prediction of what N rows need.
     """
 
@@ -56,6 +57,7 @@ class Contender:
     formula: Formula = "radius"
     absent: str | None = None
     dims: tuple[int, ...] | None = None
+    why_dims: str = ""
     bytes: Callable[[int], float] = field(default=no_bytes)
 
     @property
@@ -160,30 +162,34 @@ def backend_absent(name: str, device: str) -> str | None:
 
 def statically_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch.compile at its fastest: for one shape at a time, and never quietly eager."""
-    compiled: Any = torch.compile(function, dynamic=False)
 
-    def call(*values: Any) -> Tensor:
-        import torch._dynamo.config as settings  # seconds, so only when it is used
+    @cache
+    def compiled() -> Any:  # its imports take seconds, so only when it is used
+        import torch._dynamo.config as settings
 
         settings.recompile_limit, settings.fail_on_recompile_limit_hit = 64, True
-        result: Tensor = compiled(*values)
+        return torch.compile(function, dynamic=False)
+
+    def call(*values: Any) -> Tensor:
+        result: Tensor = compiled()(*values)
         return result
 
     return call
 
 
-def _missing(module: str, package: str) -> str | None:
+def missing(module: str, package: str) -> str | None:
+    """Why what is in a package cannot be had, or None."""
     return None if importlib.util.find_spec(module) else f"{package} is not installed"
 
 
 @cache
 def contenders(device: str = "cpu") -> dict[str, Contender]:
     """All contenders, in the order of NAMES."""
-    library = _missing("pytorch_metric_learning", "pytorch-metric-learning")
+    library = missing("pytorch_metric_learning", "pytorch-metric-learning")
 
     def metric(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         def loss(rows: Tensor, classes: Tensor) -> Tensor:
-            value: Tensor = _metric_loss(name)(rows, classes)
+            value: Tensor = metric_loss(name)(rows, classes)
             return value
 
         return loss
@@ -198,13 +204,16 @@ def contenders(device: str = "cpu") -> dict[str, Contender]:
             "nt-xent",
             library,
             # It holds every positive pair against every negative one.
+            dims=(128,),
+            why_dims="seconds a call for what depends on D hardly at all",
             bytes=lambda n: 16.0 * n**2 * (n / CLASSES - 1) * (1 - 1 / CLASSES) * n,
         ),
         Contender(
             KEOPS,
             keops,
-            absent=_missing("pykeops", "pykeops"),
-            dims=(128,),  # five formulas are compiled for every D, some 5 s each
+            absent=missing("pykeops", "pykeops"),
+            dims=(128,),
+            why_dims="compiles its five formulas for every D anew, some 5 s each",
         ),
         Contender(AUTHORS, authors, "two views", bytes=lambda n: 60.0 * n * n),
     ]
@@ -218,7 +227,8 @@ def contenders(device: str = "cpu") -> dict[str, Contender]:
 
 
 @cache
-def _metric_loss(name: str) -> Any:
+def metric_loss(name: str) -> Any:
+    """A loss of pytorch-metric-learning, at this benchmark's temperature."""
     from pytorch_metric_learning import losses
 
     return getattr(losses, name)(temperature=TEMPERATURE)

@@ -64,7 +64,7 @@ def absent_here(contender: Contender, size: int, dim: int, device: str) -> str |
         return contender.absent
     if contender.dims is not None and dim not in contender.dims:
         measured = " and ".join(map(str, contender.dims))
-        return f"compiles its formulas for every D anew; measured at D = {measured} only"
+        return f"measured at D = {measured} only: {contender.why_dims}"
     return too_large(contender, size, device)
 
 

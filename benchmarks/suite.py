@@ -22,25 +22,25 @@ def cpu() -> list[Workload]:
             objective.workload(batch, "cpu", budget=20 if batch == BATCHES[0] else 9)
             for batch in BATCHES
         ),
-        training.step_workload("cpu", budget=36),
-        loss(256, 128, "cpu", budget=50, cap=10, rounds=20),  # KeOps compiles here, once
+        training.step_workload("cpu", budget=55),
+        loss(256, 128, "cpu", budget=34, cap=10, rounds=20),  # KeOps compiles here, once
         loss(1024, 128, "cpu", budget=12),
         loss(4096, 128, "cpu", budget=20, cap=6),
-        loss(16384, 128, "cpu", budget=30, cap=8),
+        loss(16384, 128, "cpu", budget=50, cap=8),
         loss(65536, 128, "cpu", budget=40, cap=16, rounds=3),
         loss(4096, 256, "cpu", budget=12),
         loss(16384, 256, "cpu", budget=22),
         loss(256, 768, "cpu", budget=10),
         loss(2048, 768, "cpu", budget=18, tiles=True),
-        loss(8192, 768, "cpu", budget=55, tiles=True),
+        loss(8192, 768, "cpu", budget=50, tiles=True),
         loss(16384, 768, "cpu", budget=28, cap=8),
-        peak(1024, 128, "cpu", budget=28),
-        peak(4096, 128, "cpu", budget=30),
-        peak(16384, 128, "cpu", budget=45, cap=10),
+        peak(1024, 128, "cpu", budget=20),
+        peak(4096, 128, "cpu", budget=15),
+        peak(16384, 128, "cpu", budget=35, cap=10),
         peak(65536, 128, "cpu", budget=16, cap=16),
-        memory_bank.workload(32, 65536, 768, "cpu", budget=12),
-        two_processes.workload(2048, 768, budget=20),
-        training.epoch_workload("cpu", budget=24),
+        memory_bank.workload(32, 65536, 768, "cpu", budget=18),
+        two_processes.workload(2048, 768, budget=25),
+        training.epoch_workload("cpu", budget=22),
     ]
 
 
@@ -75,7 +75,7 @@ def smoke() -> list[Workload]:
     every = [
         contrastive.speed_of_light("cpu", budget=ample),
         objective.workload(12, "cpu", budget=ample, rounds=2),
-        contrastive.workload(96, 48, "cpu", budget=ample, rounds=2, tiles=True),
+        contrastive.workload(96, 128, "cpu", budget=ample, rounds=2, tiles=True),
         memory_bank.workload(4, 300, 16, "cpu", budget=ample, rounds=2),
         two_processes.workload(32, 16, budget=ample, rounds=2),
         training.step_workload("cpu", budget=ample, hidden_size=8, dialogues=1, layers=1),

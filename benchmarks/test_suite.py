@@ -11,7 +11,7 @@ here is what was measured. A contender that is wrong fails, one that was not run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -38,9 +38,16 @@ CLOCK = _Replay()
 
 @pytest.mark.timeout(0)
 @pytest.mark.benchmark(timer=CLOCK)
-def test_contender(benchmark: Any, document: Run, workload: Workload, contender: str) -> None:
+def test_contender(
+    benchmark: Any,
+    document: Run,
+    keep: Callable[[Run], None],
+    workload: Workload,
+    contender: str,
+) -> None:
     if workload.name not in document.workloads:
         record(workload, document)
+        keep(document)
     found = [
         result
         for result in document.results

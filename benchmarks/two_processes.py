@@ -10,13 +10,16 @@ import multiprocessing
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 import univa_kernels
 from benchmarks import truth
@@ -26,9 +29,12 @@ from benchmarks.contenders import (
     OURS,
     PLAIN,
     RADIUS,
+    SUPCON,
     TEMPERATURE,
     backend_absent,
     inputs,
+    metric_loss,
+    missing,
     vectorised,
 )
 from benchmarks.results import BOTH
@@ -58,13 +64,28 @@ def _ours(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
+def _metric_learning(rows: Tensor, classes: Tensor) -> Tensor:
+    """pytorch-metric-learning's wrapper: copies of the other rank's rows, all anchors on each."""
+    value: Tensor = _wrapped()(rows, classes)
+    return value
+
+
+@cache
+def _wrapped() -> Any:
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    return DistributedLossWrapper(metric_loss("SupConLoss"))
+
+
 def _losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    return {PLAIN: _gathered} | {f"{OURS} ({name})": _ours(name) for name in BACKENDS}
+    ours = {f"{OURS} ({name})": _ours(name) for name in BACKENDS}
+    return {PLAIN: _gathered, SUPCON: _metric_learning} | ours
 
 
 def _rank(rank: int, port: int, pipe: Connection) -> None:
     """Serve (name, rows, dim, round): seconds, and in round 0 loss, gradient and inputs."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning)  # what users call yet
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD
     )
@@ -72,7 +93,7 @@ def _rank(rank: int, port: int, pipe: Connection) -> None:
     while (order := pipe.recv()) is not None:
         name, size, dim, number = order
         try:
-            rows, points = inputs(size, dim, WORLD * number + rank)
+            rows, points = inputs(size, dim, WORLD * number + rank, by_class=name == SUPCON)
             dist.barrier()
             begin = time.perf_counter()
             loss = losses[name](rows, points)
@@ -143,7 +164,8 @@ class Pair:
 def check(pair: Pair, name: str, size: int = 60, dim: int = 32) -> None:
     """Hold loss and gradients of both ranks against one process with all rows, in float64.
 
-    Each rank's gradient is that of the sum over ranks, twice that of the one process.
+    Each rank's gradient is that of the sum over ranks, twice that of the one process; so is
+    pytorch-metric-learning's loss, which scales all rows to unit length itself.
 
     Raises:
         WrongResult: the contender is wrong.
@@ -151,11 +173,16 @@ def check(pair: Pair, name: str, size: int = 60, dim: int = 32) -> None:
     answers = [[torch.as_tensor(part) for part in each] for each in pair.ask(name, size, dim, 0)]
     rows = torch.cat([answer[3] for answer in answers]).double().requires_grad_()
     points = torch.cat([answer[4] for answer in answers])
-    value = truth.contrastive(rows, truth.positives_by_radius(points, RADIUS), TEMPERATURE)
+    if name == SUPCON:
+        positive = truth.positives_by_class(points)
+        value = truth.contrastive(F.normalize(rows), positive, TEMPERATURE)
+    else:
+        value = truth.contrastive(rows, truth.positives_by_radius(points, RADIUS), TEMPERATURE)
     (grad,) = torch.autograd.grad(value, rows)
     found = torch.cat([answer[2] for answer in answers])
     for answer in answers:
-        truth.compare((answer[1], found), (value, WORLD * grad))
+        loss = answer[1] / WORLD if name == SUPCON else answer[1]
+        truth.compare((loss, found), (value, WORLD * grad))
 
 
 def workload(size: int, dim: int, *, budget: float, rounds: int = 60) -> Workload:
@@ -171,13 +198,14 @@ def workload(size: int, dim: int, *, budget: float, rounds: int = 60) -> Workloa
             return Entry(name=name, measure=measure, check=lambda: check(pair, name), absent=absent)
 
         own = [entry(f"{OURS} ({name})", backend_absent(name, "cpu")) for name in BACKENDS]
-        return [entry(PLAIN, None), *own]
+        library = missing("pytorch_metric_learning", "pytorch-metric-learning")
+        return [entry(PLAIN, None), entry(SUPCON, library), *own]
 
     return Workload(
         name=f"two processes N={WORLD}x{size} D={dim}",
         kind="distributed",
         facts={"size": WORLD * size, "dim": dim, "dtype": "float32", "backend": "gloo"},
-        names=(PLAIN, *OUR_NAMES),
+        names=(PLAIN, SUPCON, *OUR_NAMES),
         entries=entries,
         budget=budget,
         rounds=rounds,

@@ -27,7 +27,7 @@ using OptionalTensor = std::optional<Tensor>;
       const OptionalTensor& anchor_groups, const OptionalTensor& contrast_groups,                 \
       const OptionalTensor& learned_temperature, const Tensor& stats, double temperature,         \
       double radius, double sigma, double self_weight, std::optional<int64_t> self_offset,        \
-      bool exclude_groups, bool normalize);                                                       \
+      bool exclude_groups, bool normalize, bool of_anchors, bool of_contrast);                    \
   Tensor correlation_prior_forward(const Tensor& predictions, const Tensor& similarity,           \
                                    const std::string& form);                                      \
   std::tuple<Tensor, Tensor> correlation_prior_backward(                                          \

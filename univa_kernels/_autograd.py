@@ -8,7 +8,7 @@ autograd functions around the same operators (docs/performance.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +20,13 @@ __all__ = [
     "eager_contrastive",
     "eager_objective",
     "eager_prior",
+    "eager_tied",
     "in_plain_eager_mode",
     "no_double_backward",
     "no_vmap",
     "objective_grad",
     "objective_setup",
+    "own_copies",
     "prior_grad",
     "prior_setup",
 ]
@@ -105,21 +107,51 @@ def contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | No
         return (None,) * 14
     saved = ctx.saved_tensors
     contrast, learned, stats = saved[1], saved[6], saved[7]
-    grad_anchors, grad_contrast = _gradients(
-        lambda *tensors: _run("contrastive_backward", *tensors, *ctx.options), grad, *saved
-    )
+    of_anchors = ctx.needs_input_grad[0]
+    of_contrast = contrast is not None and ctx.needs_input_grad[1]
+    grad_anchors = grad_contrast = None
+    if of_anchors or of_contrast:
+        grad_anchors, grad_contrast = _gradients(
+            lambda *tensors: _run(
+                "contrastive_backward", *tensors, *ctx.options, of_anchors, of_contrast
+            ),
+            grad,
+            *saved,
+        )
     of_temperature = None
     if learned is not None:
         # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass (docs/mathematics.md, 1).
         change = (torch.where(stats[1] != 0, grad, 0) * stats[3]).sum()
         of_temperature = -change.reshape(learned.shape) / learned
     return (
-        grad_anchors,
-        None if contrast is None else grad_contrast,
+        grad_anchors if of_anchors else None,
+        grad_contrast if of_contrast else None,
         *(None,) * 4,
         of_temperature,
         *(None,) * 7,
     )
+
+
+def own_copies(
+    saved: Sequence[Tensor | None], options: Sequence[Any]
+) -> tuple[list[Tensor | None], list[Any]]:
+    """What a backward is given of the anchors' own copies alone, instead of the contrast set.
+
+    Args:
+        saved: anchors [..., N, D], contrast [..., M, D], their coordinates and groups, learned
+            temperature, stats.
+        options: from the temperature on; the fifth is `self_offset`.
+    """
+    anchors, contrast, places, contrast_places, groups, contrast_groups, *rest = saved
+    start = options[4]
+
+    def own(rows: Tensor | None, dim: int) -> Tensor | None:
+        if rows is None or anchors is None:
+            return None
+        return rows.narrow(dim, start, anchors.shape[-2])
+
+    rows = [anchors, own(contrast, -2), places, own(contrast_places, -2), groups]
+    return [*rows, own(contrast_groups, -1), *rest], [*options[:4], 0, *options[5:]]
 
 
 def prior_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -234,6 +266,27 @@ class _Contrastive(torch.autograd.Function):
         return contrastive_grad(ctx, *grads)
 
 
+class _Tied(_Contrastive):
+    """The contrast set is constant, and what the anchors' own copies in it are due is theirs.
+
+    A pair's coefficient depends on its anchor's statistics alone: the own copies' gradient is that
+    of a contrast set of N rows, whatever M is.
+    """
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        of_anchors, *others = contrastive_grad(ctx, *grads)
+        if of_anchors is not None:
+            saved, options = own_copies(ctx.saved_tensors, ctx.options)
+            of_copies = _gradients(
+                lambda *tensors: _run("contrastive_backward", *tensors, *options, False, True),
+                grads[0],
+                *saved,
+            )[1]
+            of_anchors = of_anchors + of_copies
+        return (of_anchors, *others)
+
+
 class _Prior(torch.autograd.Function):
     vmap = staticmethod(no_vmap)
     setup_context = staticmethod(prior_setup)
@@ -313,4 +366,5 @@ def eager_objective(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 eager_contrastive: Callable[..., tuple[Tensor, Tensor]] = _Contrastive.apply
+eager_tied: Callable[..., tuple[Tensor, Tensor]] = _Tied.apply
 eager_prior: Callable[..., Tensor] = _Prior.apply

@@ -37,6 +37,7 @@ class Backend:
         unusable: says why it cannot run on this machine, or returns None.
         contrastive: as `univa_kernels.reference.contrastive`.
         correlation_prior: as `univa_kernels.reference.correlation_prior`.
+        tied_contrastive: as `univa_kernels.reference.tied_contrastive`.
         objective: as `univa_kernels.reference.objective`.
         automatic: whether the automatic choice may take it for a call with this tensor.
     """
@@ -47,6 +48,7 @@ class Backend:
     unusable: Callable[[], str | None]
     contrastive: Callable[..., tuple[Tensor, Tensor]]
     correlation_prior: Callable[..., Tensor]
+    tied_contrastive: Callable[..., tuple[Tensor, Tensor]]
     objective: Callable[..., tuple[Tensor, ...]]
     automatic: Callable[[Tensor], bool] = lambda tensor: True
 
@@ -93,6 +95,12 @@ def _triton_contrastive(*arguments: Any) -> tuple[Tensor, Tensor]:
     return triton_ops.contrastive(*arguments)
 
 
+def _triton_tied_contrastive(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from univa_kernels._triton import ops as triton_ops
+
+    return triton_ops.tied_contrastive(*arguments)
+
+
 def _triton_objective(*arguments: Any) -> tuple[Tensor, ...]:
     from univa_kernels._triton import ops as triton_ops
 
@@ -118,6 +126,7 @@ _BACKENDS = (
         unusable=_triton_missing,
         contrastive=_triton_contrastive,
         correlation_prior=reference.correlation_prior,
+        tied_contrastive=_triton_tied_contrastive,
         objective=_triton_objective,
         automatic=lambda tensor: not _TRITON_INTERPRETED and _worth_triton(tensor),
     ),
@@ -128,6 +137,7 @@ _BACKENDS = (
         unusable=_cuda_missing,
         contrastive=ops.contrastive,
         correlation_prior=ops.correlation_prior,
+        tied_contrastive=ops.tied_contrastive,
         objective=ops.objective,
     ),
     Backend(
@@ -137,6 +147,7 @@ _BACKENDS = (
         unusable=_extension_missing,
         contrastive=ops.contrastive,
         correlation_prior=ops.correlation_prior,
+        tied_contrastive=ops.tied_contrastive,
         objective=ops.objective,
     ),
     Backend(
@@ -146,6 +157,7 @@ _BACKENDS = (
         unusable=lambda: None,
         contrastive=reference.contrastive,
         correlation_prior=reference.correlation_prior,
+        tied_contrastive=reference.tied_contrastive,
         objective=reference.objective,
     ),
 )

@@ -29,9 +29,11 @@ from univa_kernels.functional import (
     GroupPairs,
     NoPositives,
     Reduction,
+    check_tie,
     contrastive_terms,
     va_supcon_loss,
 )
+from univa_kernels.reference import with_own_rows
 
 __all__ = ["gather_rows", "row_counts", "sum_over_ranks", "va_supcon_loss_distributed"]
 
@@ -145,6 +147,7 @@ def va_supcon_loss_distributed(
     contrast_embeddings: Tensor | None = None,
     contrast_coordinates: Tensor | None = None,
     self_offset: int | None = None,
+    tie_self: bool = False,
     groups: Tensor | None = None,
     contrast_groups: Tensor | None = None,
     sample_weights: Tensor | None = None,
@@ -167,6 +170,7 @@ def va_supcon_loss_distributed(
             of all ranks are contrasted with the parts of all ranks.
         contrast_coordinates: [M, p] or [M].
         self_offset: where the own copies begin in the rank's own part; all must lie in it.
+        tie_self: as there. The rank's part is copied, with the anchors in place.
         groups: [N] integers that mean the same on all ranks.
         contrast_groups: [M].
         sample_weights: [N].
@@ -206,6 +210,7 @@ def va_supcon_loss_distributed(
             contrast_embeddings=contrast_embeddings,
             contrast_coordinates=contrast_coordinates,
             self_offset=self_offset,
+            tie_self=tie_self,
             groups=groups,
             contrast_groups=contrast_groups,
             sample_weights=sample_weights,
@@ -231,10 +236,16 @@ def va_supcon_loss_distributed(
             raise ValueError("groups and contrast_groups go together: give both or neither")
         part = _rows("contrast_", contrast_embeddings, contrast_coordinates, contrast_groups)
         _check_offset(self_offset, len(first.embeddings), len(part.embeddings))
+        if tie_self:  # other ranks' anchors have gradients for these rows too: they travel
+            check_tie(embeddings, contrast_embeddings, self_offset)
+            own = with_own_rows(embeddings, contrast_embeddings, self_offset or 0)
+            part = part._replace(embeddings=own)
     elif contrast_coordinates is not None or contrast_groups is not None:
         raise ValueError("contrast_coordinates and contrast_groups need contrast_embeddings")
     elif self_offset not in (None, 0):
         raise ValueError("self_offset needs contrast_embeddings: without, it is 0")
+    elif tie_self:
+        raise ValueError("tie_self needs contrast_embeddings: without, the anchors are these")
     else:
         part, self_offset = every, 0
     if sizes is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from univa_kernels import _checks, backends
 from univa_kernels.reference import accumulate_dtype
 
-__all__ = ["contrastive_terms", "emotion_correlation_prior", "va_supcon_loss"]
+__all__ = ["check_tie", "contrastive_terms", "emotion_correlation_prior", "va_supcon_loss"]
 
 NoPositives = Literal["skip", "zero", "error"]
 Reduction = Literal["none", "mean", "sum"]
@@ -29,6 +29,7 @@ def contrastive_terms(
     contrast_embeddings: Tensor | None = None,
     contrast_coordinates: Tensor | None = None,
     self_offset: int | None = None,
+    tie_self: bool = False,
     groups: Tensor | None = None,
     contrast_groups: Tensor | None = None,
     group_pairs: GroupPairs = "positive",
@@ -64,6 +65,8 @@ def contrastive_terms(
             raise ValueError("contrast_coordinates and contrast_groups need contrast_embeddings")
         if self_offset not in (None, 0):
             raise ValueError("self_offset needs contrast_embeddings: without, it is 0")
+        if tie_self:
+            raise ValueError("tie_self needs contrast_embeddings: without, the anchors are these")
         self_offset = 0
     else:
         if contrast_coordinates is None:
@@ -80,7 +83,10 @@ def contrastive_terms(
             contrast_coordinates,
             contrast_groups,
         )
-    losses, stats = backends.select(embeddings).contrastive(
+        if tie_self:
+            check_tie(embeddings, contrast_embeddings, self_offset)
+    backend = backends.select(embeddings)
+    losses, stats = (backend.tied_contrastive if tie_self else backend.contrastive)(
         embeddings,
         contrast_embeddings,
         coordinates,
@@ -97,6 +103,25 @@ def contrastive_terms(
         normalize,
     )
     return losses, stats[1]
+
+
+def check_tie(embeddings: Tensor, contrast_embeddings: Tensor, self_offset: int | None) -> None:
+    """Require own copies of all anchors in a contrast set without gradient.
+
+    Raises:
+        ValueError: some lie outside, or the contrast set requires a gradient.
+    """
+    last = len(contrast_embeddings) - len(embeddings)
+    if self_offset is None or not 0 <= self_offset <= last:
+        raise ValueError(
+            f"tie_self needs self_offset from 0 to {last}, so that the {len(embeddings)} own "
+            f"copies lie within the {len(contrast_embeddings)} rows of contrast_embeddings, got "
+            f"{self_offset}"
+        )
+    if contrast_embeddings.requires_grad:
+        raise ValueError(
+            "tie_self takes contrast_embeddings without gradient: detach them, or leave it out"
+        )
 
 
 def _check_contrast(
@@ -147,6 +172,7 @@ def va_supcon_loss(
     contrast_embeddings: Tensor | None = None,
     contrast_coordinates: Tensor | None = None,
     self_offset: int | None = None,
+    tie_self: bool = False,
     groups: Tensor | None = None,
     contrast_groups: Tensor | None = None,
     group_pairs: GroupPairs = "positive",
@@ -179,6 +205,9 @@ def va_supcon_loss(
         contrast_coordinates: [M, p], given exactly when `contrast_embeddings` is.
         self_offset: anchor i's own copy is row i + self_offset of the contrast set; None when it
             holds no copy of the anchors (a memory bank). 0 when contrasting with the anchors.
+        tie_self: the anchors' own copies in `contrast_embeddings`, which carries no gradient, stand
+            for the anchors: the gradient that they are due goes to `embeddings`. For a memory that
+            holds the batch already; a gradient of the whole contrast set is never made.
         groups: [N] integers, for instance the dialogue of each sample.
         contrast_groups: [M] integers, given exactly when `groups` and `contrast_embeddings` are.
         group_pairs: pairs of one group are positives as well ("positive"), or leave the loss
@@ -214,7 +243,7 @@ def va_supcon_loss(
     _checks.choice("anchor_views", anchor_views, ("all", "one"))
     views = 0
     if isinstance(embeddings, Tensor) and embeddings.dim() == 3:
-        if contrast_embeddings is not None:
+        if contrast_embeddings is not None or tie_self:
             raise ValueError("contrast_embeddings need embeddings [N, D], without views")
         count, views = embeddings.shape[:2]
         if views == 0:
@@ -244,6 +273,7 @@ def va_supcon_loss(
         contrast_embeddings=contrast_embeddings,
         contrast_coordinates=contrast_coordinates,
         self_offset=self_offset,
+        tie_self=tie_self,
         groups=groups,
         contrast_groups=contrast_groups,
         group_pairs=group_pairs,

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from univa_kernels import _autograd
+from univa_kernels import _autograd, reference
 from univa_kernels.reference import accumulate_dtype
 
 _unpack_dual: Callable[[Tensor], Any] = forward_ad.unpack_dual
 
-__all__ = ["LOAD_ERROR", "contrastive", "correlation_prior", "extension_build_info", "objective"]
+__all__ = [
+    "LOAD_ERROR",
+    "contrastive",
+    "correlation_prior",
+    "extension_build_info",
+    "objective",
+    "tied_contrastive",
+]
 
 LOAD_ERROR: str | None = None
 """Why the compiled extension is not there, or None when it is."""
@@ -73,6 +80,15 @@ def contrastive(
         exclude_groups,
         normalize,
     )
+    return result
+
+
+def tied_contrastive(anchors: Tensor, contrast: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`contrastive` against a constant set, whose row i + self_offset is anchor i itself."""
+    _refuse_forward_mode(anchors, contrast, rest[4])
+    if not _autograd.in_plain_eager_mode():
+        return contrastive(anchors, reference.with_own_rows(anchors, contrast, rest[9]), *rest)
+    result: tuple[Tensor, Tensor] = _autograd.eager_tied(anchors, contrast, *rest)
     return result
 
 
@@ -160,14 +176,14 @@ def _contrastive_fake(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def _contrastive_backward_fake(
-    grad: Tensor, anchors: Tensor, contrast: Tensor | None, *_: Any
+    grad: Tensor, anchors: Tensor, contrast: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    return (
-        anchors.new_empty(anchors.shape),
-        anchors.new_empty((0, anchors.shape[1]))
-        if contrast is None
-        else contrast.new_empty(contrast.shape),
-    )
+    of_anchors, of_contrast = rest[-2:]
+
+    def gradient(rows: Tensor | None) -> Tensor:
+        return anchors.new_empty((0, anchors.shape[1]) if rows is None else rows.shape)
+
+    return gradient(anchors if of_anchors else None), gradient(contrast if of_contrast else None)
 
 
 def _objective_fake(

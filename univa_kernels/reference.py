@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["accumulate_dtype", "contrastive", "correlation_prior", "objective"]
+__all__ = [
+    "accumulate_dtype",
+    "contrastive",
+    "correlation_prior",
+    "objective",
+    "tied_contrastive",
+    "with_own_rows",
+]
 
 # Logits held at a time; a handful of temporaries of this size are alive in a block.
 _BLOCK_ELEMENTS = 1 << 21
@@ -89,6 +96,21 @@ def contrastive(
             options,
         )
     return losses, stats
+
+
+def with_own_rows(anchors: Tensor, contrast: Tensor, self_offset: int) -> Tensor:
+    """The contrast set [M, D] with the anchors [N, D] themselves in place of their copies."""
+    end = self_offset + len(anchors)
+    return torch.cat((contrast[:self_offset], anchors, contrast[end:]))
+
+
+def tied_contrastive(anchors: Tensor, contrast: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`contrastive` against a constant set, whose row i + self_offset is anchor i itself.
+
+    The gradient of these rows goes to the anchors. Arguments and results are as there.
+    """
+    self_offset = rest[9]
+    return contrastive(anchors, with_own_rows(anchors, contrast, self_offset), *rest)
 
 
 class _Options(NamedTuple):

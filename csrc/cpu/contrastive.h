@@ -24,15 +24,16 @@ std::unique_ptr<Task> losses_task(const ContrastiveArguments& arguments, T* loss
 
 class GradientsTask : public Task {
  public:
-  // After `run`: gradients of the anchors and of the contrast set (which has no rows where it is the
-  // anchors), in the embeddings' type.
+  // After `run`: gradients of the anchors and of the contrast set, in the embeddings' type. Without
+  // rows: what was not asked for, and that of a contrast set that is the anchors.
   virtual std::tuple<Tensor, Tensor> gradients() = 0;
 };
 
 // From the gradients of the losses [N].
 template <typename T>
 std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments& arguments,
-                                              const T* upstream, const T* stats);
+                                              const T* upstream, const T* stats,
+                                              bool of_anchors = true, bool of_contrast = true);
 
 // 1 / temperature, which may be a tensor; then it is looked at here, where that costs nothing.
 template <typename T>

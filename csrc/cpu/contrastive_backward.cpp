@@ -120,24 +120,30 @@ class GradientSum {
 template <typename T>
 class Backward : public GradientsTask {
  public:
-  Backward(const ContrastiveArguments& arguments, const T* upstream, const T* stats)
+  Backward(const ContrastiveArguments& arguments, const T* upstream, const T* stats,
+           bool of_anchors, bool of_contrast)
       : arguments_(arguments),
         symmetric_(arguments.symmetric),
+        of_anchors_(of_anchors),
+        of_contrast_(of_contrast && !symmetric_),
         scale_(inverse_temperature<T>(arguments.options)),
         self_weight_(static_cast<T>(arguments.options.self_weight)),
         log_self_weight_(static_cast<T>(std::log(arguments.options.self_weight))),
         anchors_(arguments.anchors, arguments.options.normalize),
-        contrast_(symmetric_ ? anchors_ : Rows<T>(arguments.contrast, arguments.options.normalize)),
+        side_(tile_side(arguments.rows, arguments.columns)),
+        contrast_(arguments, anchors_, arguments.rows <= side_ && !of_contrast_, side_),
         positives_(arguments),
         row_gradients_(upstream, stats, arguments.rows),
-        side_(tile_side(arguments.rows, arguments.columns)),
-        grad_anchors_(anchors_.tensor(), arguments.rows, arguments.depth, side_),
-        grad_contrast_(anchors_.tensor(), symmetric_ ? 0 : arguments.columns, arguments.depth,
+        grad_anchors_(anchors_.tensor(), of_anchors_ ? arguments.rows : 0, arguments.depth, side_),
+        grad_contrast_(anchors_.tensor(), of_contrast_ ? arguments.columns : 0, arguments.depth,
                        side_) {}
 
   void run() override {
     const int64_t rows = arguments_.rows;
     const int64_t columns = arguments_.columns;
+    if (!of_anchors_ && !of_contrast_) {
+      return;
+    }
     tile_.reset(new T[std::min(side_, rows) * std::min(side_, columns)]);
     for (row_ = 0; row_ < rows && arguments_.depth > 0; row_ += side_) {
       height_ = std::min(side_, rows - row_);
@@ -149,11 +155,11 @@ class Backward : public GradientsTask {
   }
 
   std::tuple<Tensor, Tensor> gradients() override {
-    Tensor of_anchors = grad_anchors_.finish(anchors_, arguments_.anchors);
-    if (symmetric_) {
-      return {of_anchors, torch::stable::new_empty(arguments_.anchors, {0, arguments_.depth})};
-    }
-    return {of_anchors, grad_contrast_.finish(contrast_, arguments_.contrast)};
+    const auto none = [&] {
+      return torch::stable::new_empty(arguments_.anchors, {0, arguments_.depth});
+    };
+    return {of_anchors_ ? grad_anchors_.finish(anchors_, arguments_.anchors) : none(),
+            of_contrast_ ? grad_contrast_.finish(contrast_.rows(), arguments_.contrast) : none()};
   }
 
  private:
@@ -162,7 +168,7 @@ class Backward : public GradientsTask {
   void add_tile() {
     const int64_t depth = arguments_.depth;
     const T* row_data = anchors_.data() + row_ * depth;
-    const T* column_data = contrast_.data() + column_ * depth;
+    const T* column_data = contrast_.block(column_, width_);
     dot_products(tile_.get(), row_data, height_, column_data, width_, depth);
     torch::stable::parallel_for(0, height_, row_grain(width_), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -172,9 +178,11 @@ class Backward : public GradientsTask {
     if (triangular()) {
       mirror(tile_.get(), height_);
     }
-    grad_anchors_.add(row_, as_matrix(tile_.get(), height_, width_), height_,
-                      as_matrix(column_data, width_, depth));
-    if (!triangular()) {
+    if (of_anchors_) {
+      grad_anchors_.add(row_, as_matrix(tile_.get(), height_, width_), height_,
+                        as_matrix(column_data, width_, depth));
+    }
+    if (symmetric_ ? !triangular() : of_contrast_) {
       GradientSum<T>& grad_columns = symmetric_ ? grad_anchors_ : grad_contrast_;
       grad_columns.add(column_, as_matrix(tile_.get(), width_, height_, /*transposed=*/true),
                        width_, as_matrix(row_data, height_, depth));
@@ -219,14 +227,16 @@ class Backward : public GradientsTask {
 
   const ContrastiveArguments& arguments_;
   const bool symmetric_;
+  const bool of_anchors_;
+  const bool of_contrast_;  // as a set of its own
   const T scale_;
   const T self_weight_;
   const T log_self_weight_;
   const Rows<T> anchors_;
-  const Rows<T> contrast_;
+  const int64_t side_;
+  ContrastRows<T> contrast_;
   const Positives<T> positives_;
   const RowGradients<T> row_gradients_;
-  const int64_t side_;
   GradientSum<T> grad_anchors_;
   GradientSum<T> grad_contrast_;
   std::unique_ptr<T[]> tile_;
@@ -242,14 +252,15 @@ class Backward : public GradientsTask {
 
 template <typename T>
 std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments& arguments,
-                                              const T* upstream, const T* stats) {
-  return std::make_unique<Backward<T>>(arguments, upstream, stats);
+                                              const T* upstream, const T* stats, bool of_anchors,
+                                              bool of_contrast) {
+  return std::make_unique<Backward<T>>(arguments, upstream, stats, of_anchors, of_contrast);
 }
 
 template std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments&, const float*,
-                                                       const float*);
+                                                       const float*, bool, bool);
 template std::unique_ptr<GradientsTask> gradients_task(const ContrastiveArguments&, const double*,
-                                                       const double*);
+                                                       const double*, bool, bool);
 
 std::tuple<Tensor, Tensor> contrastive_backward(
     const Tensor& grad_losses, const Tensor& anchors, const OptionalTensor& contrast,
@@ -257,7 +268,7 @@ std::tuple<Tensor, Tensor> contrastive_backward(
     const OptionalTensor& anchor_groups, const OptionalTensor& contrast_groups,
     const OptionalTensor& learned_temperature, const Tensor& stats, double temperature,
     double radius, double sigma, double self_weight, std::optional<int64_t> self_offset,
-    bool exclude_groups, bool normalize) {
+    bool exclude_groups, bool normalize, bool of_anchors, bool of_contrast) {
   const ContrastiveArguments arguments =
       check_contrastive(anchors, contrast, anchor_coordinates, contrast_coordinates, anchor_groups,
                         contrast_groups,
@@ -266,9 +277,9 @@ std::tuple<Tensor, Tensor> contrastive_backward(
   const auto [upstream, kept] = check_contrastive_backward(arguments, grad_losses, stats);
   const auto task = kept.scalar_type() == ScalarType::Double
                         ? gradients_task(arguments, upstream.const_data_ptr<double>(),
-                                         kept.const_data_ptr<double>())
+                                         kept.const_data_ptr<double>(), of_anchors, of_contrast)
                         : gradients_task(arguments, upstream.const_data_ptr<float>(),
-                                         kept.const_data_ptr<float>());
+                                         kept.const_data_ptr<float>(), of_anchors, of_contrast);
   task->run();
   return task->gradients();
 }

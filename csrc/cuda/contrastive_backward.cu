@@ -168,6 +168,8 @@ const char* launch(const ContrastiveProblem& problem, const AccumulateType<T>* u
   const int64_t rows = problem.rows;
   const int64_t depth = problem.depth;
   const bool symmetric = problem.symmetric;
+  const bool for_anchors = grad_anchors != nullptr;
+  const bool for_columns = symmetric || grad_contrast != nullptr;
   const int64_t width = backward_band(rows, problem.columns);
   A* sums = scratch + rows * ((width + 3) / 4 * 4);
   A* of_anchors = kInPlace<T> ? reinterpret_cast<A*>(grad_anchors) : sums;
@@ -191,7 +193,7 @@ const char* launch(const ContrastiveProblem& problem, const AccumulateType<T>* u
       }
     }
     const unsigned slices = blocks(depth, Products::kSide);
-    if (reach > 0) {
+    if (reach > 0 && for_anchors) {
       const Gradient<A, T> gradient{contrast + first * depth, of_anchors, reach, depth,
                                     symmetric || first == 0 ? first : rows};
       if (const char* error = launch_kernel(
@@ -201,7 +203,7 @@ const char* launch(const ContrastiveProblem& problem, const AccumulateType<T>* u
         return error;
       }
     }
-    if (band.width > 0) {
+    if (band.width > 0 && for_columns) {
       const Gradient<A, T> gradient{anchors, of_contrast, rows, depth, 0};
       if (const char* error = launch_kernel(
               columns_kernel<A, T, Products>, dim3(blocks(band.width, Products::kSide), slices),
@@ -214,19 +216,22 @@ const char* launch(const ContrastiveProblem& problem, const AccumulateType<T>* u
       break;
     }
   }
-  if (const char* error = convert<T>(of_anchors, rows * depth, grad_anchors, stream)) {
-    return error;
+  if (for_anchors) {
+    if (const char* error = convert<T>(of_anchors, rows * depth, grad_anchors, stream)) {
+      return error;
+    }
   }
-  return symmetric ? nullptr
-                   : convert<T>(of_contrast, problem.columns * depth, grad_contrast, stream);
+  return symmetric || !for_columns
+             ? nullptr
+             : convert<T>(of_contrast, problem.columns * depth, grad_contrast, stream);
 }
 
 }  // namespace
 
-int64_t contrastive_backward_scratch(const ContrastiveProblem& problem) {
+int64_t contrastive_backward_scratch(const ContrastiveProblem& problem, bool of_contrast) {
   const int64_t width = (backward_band(problem.rows, problem.columns) + 3) / 4 * 4;
   const bool in_place = problem.type == Type::kFloat || problem.type == Type::kDouble;
-  const int64_t rows = problem.rows + (problem.symmetric ? 0 : problem.columns);
+  const int64_t rows = problem.rows + (of_contrast ? problem.columns : 0);
   return problem.rows * width + (in_place ? 0 : rows * problem.depth);
 }
 

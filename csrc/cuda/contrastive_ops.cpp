@@ -105,27 +105,34 @@ void contrastive_losses(const ContrastiveArguments& arguments, void* losses, voi
 
 std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arguments,
                                                  const void* upstream, const void* stats,
-                                                 void* stream) {
+                                                 void* stream, bool of_anchors,
+                                                 bool of_contrast) {
+  of_contrast = of_contrast && !arguments.symmetric;
+  const auto none = [&] {
+    return torch::stable::new_empty(arguments.anchors, {0, arguments.depth});
+  };
+  if (!of_anchors && !of_contrast) {
+    return {none(), none()};
+  }
   const Embeddings embeddings = embeddings_of(arguments, stream);
-  Tensor grad_anchors = torch::stable::empty_like(embeddings.anchors);
-  Tensor grad_contrast = torch::stable::new_empty(
-      embeddings.contrast, {arguments.symmetric ? 0 : arguments.columns, arguments.depth});
+  Tensor grad_anchors = of_anchors ? torch::stable::empty_like(embeddings.anchors) : none();
+  Tensor grad_contrast = of_contrast ? torch::stable::empty_like(embeddings.contrast) : none();
   const ContrastiveProblem problem = problem_of(arguments, embeddings.anchors, embeddings.contrast);
-  const Tensor scratch = scratch_of(arguments, contrastive_backward_scratch(problem));
+  const Tensor scratch = scratch_of(arguments, contrastive_backward_scratch(problem, of_contrast));
   check(launch_contrastive_backward(problem, upstream, stats, scratch.mutable_data_ptr(),
-                                    grad_anchors.mutable_data_ptr(),
-                                    grad_contrast.mutable_data_ptr(), stream),
+                                    of_anchors ? grad_anchors.mutable_data_ptr() : nullptr,
+                                    of_contrast ? grad_contrast.mutable_data_ptr() : nullptr,
+                                    stream),
         "contrastive_backward");
   if (!arguments.options.normalize) {
     return {grad_anchors, grad_contrast};
   }
-  Tensor of_anchors =
-      through_scaling(arguments.anchors, embeddings.anchors, grad_anchors, stream);
-  if (arguments.symmetric) {
-    return {of_anchors, torch::stable::new_empty(arguments.anchors, {0, arguments.depth})};
-  }
-  return {of_anchors,
-          through_scaling(arguments.contrast, embeddings.contrast, grad_contrast, stream)};
+  return {of_anchors
+              ? through_scaling(arguments.anchors, embeddings.anchors, grad_anchors, stream)
+              : none(),
+          of_contrast
+              ? through_scaling(arguments.contrast, embeddings.contrast, grad_contrast, stream)
+              : none()};
 }
 
 std::tuple<Tensor, Tensor> contrastive_forward(
@@ -154,7 +161,7 @@ std::tuple<Tensor, Tensor> contrastive_backward(
     const OptionalTensor& anchor_groups, const OptionalTensor& contrast_groups,
     const OptionalTensor& learned_temperature, const Tensor& stats, double temperature,
     double radius, double sigma, double self_weight, std::optional<int64_t> self_offset,
-    bool exclude_groups, bool normalize) {
+    bool exclude_groups, bool normalize, bool of_anchors, bool of_contrast) {
   const DeviceGuard guard(anchors.get_device_index());
   const ContrastiveArguments arguments =
       check_contrastive(anchors, contrast, anchor_coordinates, contrast_coordinates, anchor_groups,
@@ -163,7 +170,8 @@ std::tuple<Tensor, Tensor> contrastive_backward(
                          exclude_groups, normalize});
   const auto [upstream, kept] = check_contrastive_backward(arguments, grad_losses, stats);
   return contrastive_gradients(arguments, upstream.const_data_ptr(), kept.const_data_ptr(),
-                               current_stream(anchors.get_device_index()));
+                               current_stream(anchors.get_device_index()), of_anchors,
+                               of_contrast);
 }
 
 }  // namespace univa::cuda

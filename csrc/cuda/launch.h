@@ -63,7 +63,7 @@ inline int64_t backward_band(int64_t rows, int64_t columns) {
 int64_t contrastive_forward_scratch(const ContrastiveProblem& problem);
 
 // The same for the backward: coefficients of a band, and gradients where they are not kept in place.
-int64_t contrastive_backward_scratch(const ContrastiveProblem& problem);
+int64_t contrastive_backward_scratch(const ContrastiveProblem& problem, bool of_contrast);
 
 struct PriorProblem {
   Type type;
@@ -143,7 +143,8 @@ const char* launch_contrastive_forward(const ContrastiveProblem& problem, void* 
                                        void* losses, void* stats, void* stream);
 
 // grad_losses [N], stats [4, N]; scratch as contrastive_backward_scratch says; grad_anchors [N, D]
-// and grad_contrast [M, D] in the embeddings' type, the latter null where the problem is symmetric.
+// and grad_contrast [M, D] in the embeddings' type, null where they are not wanted; the latter is
+// not looked at where the problem is symmetric.
 const char* launch_contrastive_backward(const ContrastiveProblem& problem, const void* grad_losses,
                                         const void* stats, void* scratch, void* grad_anchors,
                                         void* grad_contrast, void* stream);

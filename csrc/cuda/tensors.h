@@ -51,10 +51,12 @@ ContrastiveProblem problem_of(const ContrastiveArguments& arguments, const Tenso
 void contrastive_losses(const ContrastiveArguments& arguments, void* losses, void* stats,
                         void* stream);
 
-// Gradients of the anchors and of the contrast set (which has no rows where it is the anchors),
-// in the embeddings' type, from the gradients of the losses [N] and stats [4, N].
+// Gradients of the anchors and of the contrast set, in the embeddings' type, from the gradients of
+// the losses [N] and stats [4, N]. Without rows: what was not asked for, and that of a contrast set
+// that is the anchors.
 std::tuple<Tensor, Tensor> contrastive_gradients(const ContrastiveArguments& arguments,
                                                  const void* upstream, const void* stats,
-                                                 void* stream);
+                                                 void* stream, bool of_anchors = true,
+                                                 bool of_contrast = true);
 
 }  // namespace univa::cuda

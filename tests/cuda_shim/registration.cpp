@@ -59,7 +59,7 @@ STABLE_TORCH_LIBRARY(univa_shim, library) {
       "Tensor anchor_coordinates, Tensor? contrast_coordinates, Tensor? anchor_groups, "
       "Tensor? contrast_groups, Tensor? learned_temperature, Tensor stats, float temperature, "
       "float radius, float sigma, float self_weight, int? self_offset, bool exclude_groups, "
-      "bool normalize) -> (Tensor, Tensor)");
+      "bool normalize, bool of_anchors, bool of_contrast) -> (Tensor, Tensor)");
   library.def(
       "correlation_prior_forward(Tensor predictions, Tensor similarity, str form) -> Tensor");
   library.def(

@@ -232,6 +232,7 @@ def run_refusals(rank: int, world: int) -> dict[str, str]:
             "self_offset": 1,
         },
         "offset alone": {"self_offset": 1},
+        "tie alone": {"tie_self": True},
         "places": {"contrast_embeddings": rows},
         "contrast": {"contrast_coordinates": places},
         "groups": {

@@ -6,6 +6,7 @@ what rounding of its own sums can do: a few units in the last place of the terms
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -97,6 +98,53 @@ def check(case: Case, backend: str, dtype: torch.dtype, device: str = "cpu") -> 
         if backend == "triton" and dtype in ROUNDOFF and name != "temperature":
             bound += coefficient_rounding(case, name, dtype)
         assert error <= bound, f"the gradient of {name} is {error} off, {bound} allowed"
+
+
+def check_tied(
+    case: Case, backend: str, dtype: torch.dtype, bank: int, offset: int, device: str = "cpu"
+) -> None:
+    """Hold `tie_self` against the same rows by way of `torch.cat`, which autograd goes through.
+
+    Args:
+        case: one without a contrast set; it gets `bank` rows more, the anchors among them from
+            `offset` on.
+        backend, dtype, device: as for `check`.
+    """
+    generator = torch.Generator().manual_seed(bank)
+    count, depth = case.embeddings.shape
+
+    def around(own: Tensor, others: Tensor) -> Tensor:
+        return torch.cat((others[:offset].to(own), own, others[offset:].to(own)))
+
+    others = torch.randn(bank, depth, generator=generator, dtype=torch.float64)
+    others = (others * case.embeddings.std(correction=0)).to(device, dtype)
+    places = torch.randint(-4, 5, (bank, case.coordinates.shape[1]), generator=generator) / 8
+    extra = {"contrast_coordinates": around(case.coordinates, places)}
+    if "groups" in case.extra:
+        numbers = torch.randint(0, 5, (bank,), generator=generator)
+        extra["contrast_groups"] = around(case.extra["groups"], numbers)
+    case = dataclasses.replace(
+        case,
+        options={**case.options, "self_offset": offset},
+        extra={**case.extra, **extra},
+    )
+    outcomes = []
+    for tied in (False, True):
+        leaves = case.inputs(dtype, device)
+        contrast = around(leaves["embeddings"], others)
+        with use_backend(backend):
+            losses, _ = case.call(
+                partial(contrastive_terms, tie_self=tied),
+                {**leaves, "contrast_embeddings": contrast.detach() if tied else contrast},
+            )
+            losses.backward(upstream(count).to(losses))
+        outcomes.append((losses.detach(), _grads(leaves)))
+    (want_losses, want), (losses, got) = outcomes
+    assert torch.equal(losses, want_losses)
+    for name, grad in got.items():
+        size = _largest(want[name]) + _term_size(case, name)
+        error = _error(grad, want[name].double().cpu())
+        assert error <= 4 * HAIR[grad.dtype] * size, f"the gradient of {name} is {error} off"
 
 
 def coefficient_rounding(case: Case, name: str, dtype: torch.dtype) -> float:

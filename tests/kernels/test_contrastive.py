@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import univa_kernels
 from tests.kernels import truth
 from tests.kernels.cases import BACKENDS, Case, cases
-from tests.kernels.oracle import HAIR, check, evaluate, expected
+from tests.kernels.oracle import HAIR, check, check_tied, evaluate, expected
 from univa_kernels import contrastive_terms, use_backend, va_supcon_loss
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
@@ -19,6 +19,28 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), dtype=st.sampled_from(list(HAIR)))
 def test_matches_the_truth(backend, case, dtype):
+    check(case, backend, dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    case=cases().filter(lambda case: "contrast_embeddings" not in case.extra),
+    dtype=st.sampled_from(list(HAIR)),
+    bank=st.integers(0, 300),
+    share=st.floats(0, 1),
+)
+def test_own_copies_of_a_constant_set(backend, case, dtype, bank, share):
+    check_tied(case, backend, dtype, bank, round(share * bank))
+
+
+@pytest.mark.parametrize("dtype", list(HAIR))
+def test_few_rows_against_many_that_are_scaled(backend, dtype):
+    generator = torch.Generator().manual_seed(5)
+    rows, bank = (torch.randn(n, 12, generator=generator).double() for n in (20, 700))
+    bank *= torch.logspace(-3, 3, len(bank))[:, None]
+    places = [torch.rand(n, 2, generator=generator) for n in (20, 700)]
+    extra = {"contrast_embeddings": bank, "contrast_coordinates": places[1]}
+    case = Case(rows, places[0], {"normalize": True, "radius": 0.2}, extra)
     check(case, backend, dtype)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from tests.kernels import truth
 from tests.kernels.cases import BACKENDS
@@ -262,3 +263,77 @@ def test_refuses(error, message, arguments, options):
 def test_constructor_refuses(error, message, loss, size):
     with pytest.raises(error, match=message):
         CrossBatchMemory(loss, memory_size=size)
+
+
+@pytest.mark.usefixtures("_backend")
+@pytest.mark.parametrize("size", [1, 3, 8, 50])
+def test_backward_after_later_batches(size):
+    # Memory is written behind rows that an earlier loss still needs, and moved under way.
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=size)
+    simulation = ListMemory(size, **OPTIONS)
+    total, expected, leaves, others = 0, 0, [], []
+    for embeddings, coordinates, _ in batches([4] * 9):
+        leaves.append(embeddings.clone().requires_grad_())
+        others.append(embeddings.clone().requires_grad_())
+        total = total + memory(leaves[-1], coordinates)
+        expected = expected + simulation(others[-1], coordinates)
+    total.backward()
+    expected.backward()
+    for leaf, other in zip(leaves, others, strict=True):
+        torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_backward_after_later_evaluations():
+    past, first, second = batches([5, 3, 3])
+    grads = []
+    for later in (False, True):
+        memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
+        memory(*past[:2])
+        memory.eval()
+        rows = first[0].clone().requires_grad_()
+        loss = memory(rows, first[1])
+        if later:
+            memory(*second[:2])
+        loss.backward()
+        grads.append(rows.grad)
+    assert torch.equal(*grads)
+
+
+def test_training_after_inference_mode():
+    first, second = batches([5, 3])
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
+    with torch.inference_mode():
+        memory(*first[:2])
+    memory(second[0].clone().requires_grad_(), second[1]).backward()
+    assert memory.filled == 8
+
+
+def test_no_copy_of_the_memory_in_most_steps():
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=64)
+    allocations, rows = set(), []
+    for embeddings, coordinates, _ in batches([4] * 60):
+        memory(embeddings, coordinates)
+        allocations.add(memory.embeddings.untyped_storage().data_ptr())
+        rows.append(memory.embeddings)  # keeps every allocation alive: addresses are not used again
+    assert len(allocations) < 20
+    assert {row.untyped_storage().nbytes() // row[0].nbytes for row in rows[30:]} == {80}
+    assert len(memory.state_dict()["embeddings"].untyped_storage()) == 64 * 4 * 8
+
+
+def test_the_memory_gets_no_gradient():
+    # As many bytes as the memory has would be allocated, and as many products again be made.
+    embeddings, coordinates, _ = next(batches([4]))
+    bank, places, _ = next(batches([5000], seed=1))
+    for contrast in (bank, bank.clone().requires_grad_()):
+        leaf = embeddings.clone().requires_grad_()
+        loss = va_supcon_loss(
+            leaf,
+            coordinates,
+            contrast_embeddings=contrast,
+            contrast_coordinates=places,
+            **OPTIONS,
+        )
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            loss.backward()
+        backward = next(e for e in profiled.events() if e.name == "univa::contrastive_backward")
+        assert (backward.cpu_memory_usage >= bank.nbytes) == contrast.requires_grad

@@ -47,6 +47,17 @@ def test_contrastive_matches_the_truth(case, dtype):
     oracle.check(case, "cpu", dtype)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    case=cases().filter(lambda case: "contrast_embeddings" not in case.extra),
+    dtype=st.sampled_from(DTYPES),
+    bank=st.integers(0, 300),
+    share=st.floats(0, 1),
+)
+def test_own_copies_of_a_constant_set(case, dtype, bank, share):
+    oracle.check_tied(case, "cpu", dtype, bank, round(share * bank))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_self_pair_does_not_drown_small_logits(dtype):
     # Its weight's logarithm is of another size than logits of 1e-4.

@@ -175,6 +175,7 @@ def test_subgroup(ranks):
         ("sizes", "ValueError: sizes must have one entry"),
         ("offset", "ValueError: self_offset must be from 0 to 0"),
         ("offset alone", "ValueError: self_offset needs contrast_embeddings"),
+        ("tie alone", "ValueError: tie_self needs contrast_embeddings"),
         ("places", "ValueError: contrast_embeddings need contrast_coordinates"),
         ("contrast", "ValueError: contrast_coordinates and contrast_groups need"),
         ("groups", "ValueError: groups and contrast_groups go together"),

@@ -30,6 +30,16 @@ def test_contrastive_matches_the_truth(backend, case, dtype):
     oracle.check(case, backend, dtype, "cuda")
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_own_copies_of_a_constant_set(backend, dtype):
+    generator = torch.Generator().manual_seed(0)
+    for n, d in ((32, 768), (130, 70)):
+        rows = torch.randn(n, d, generator=generator).double() / d**0.5
+        case = Case(rows, torch.rand(n, 2, generator=generator), {"radius": 0.1})
+        oracle.check_tied(case, backend, dtype, 5000, 4321, "cuda")
+
+
 @pytest.mark.parametrize(("n", "d"), [(300, 70), (1025, 33), (64, 4096), (2, 20000), (1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_contrastive_at_odd_sizes(n, d, dtype):

@@ -305,6 +305,26 @@ ROWS, VA = torch.randn(4, 3), torch.rand(4, 2)
         (ValueError, "need contrast_embeddings", (ROWS, VA), {"contrast_coordinates": VA}),
         (ValueError, "need contrast_coordinates", (ROWS, VA), {"contrast_embeddings": ROWS}),
         (ValueError, "self_offset needs", (ROWS, VA), {"self_offset": 1}),
+        (ValueError, "tie_self needs contrast_embeddings", (ROWS, VA), {"tie_self": True}),
+        *(
+            (
+                ValueError,
+                message,
+                (ROWS[:3], VA[:3]),
+                {
+                    "contrast_embeddings": contrast,
+                    "contrast_coordinates": VA,
+                    "tie_self": True,
+                    "self_offset": offset,
+                },
+            )
+            for message, contrast, offset in (
+                ("tie_self needs self_offset from 0 to 1, .* got None", ROWS, None),
+                ("tie_self needs self_offset from 0 to 1, .* got -1", ROWS, -1),
+                ("tie_self needs self_offset from 0 to 1, .* got 2", ROWS, 2),
+                ("without gradient: detach", ROWS.clone().requires_grad_(), 0),
+            )
+        ),
         (
             ValueError,
             "as many columns as embeddings: 2 against 3",

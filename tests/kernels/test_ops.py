@@ -1,5 +1,7 @@
 """The registered operators: opcheck, tracing, compilation."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -63,7 +65,8 @@ def test_contrastive_opcheck(dtype, contrast):
     detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
     losses, stats = torch.ops.univa.contrastive_forward(*detached)
     backward = (torch.rand_like(losses), *detached[:7], stats, *detached[7:])
-    torch.library.opcheck(torch.ops.univa.contrastive_backward.default, backward)
+    for wanted in itertools.product([True, False], repeat=2):
+        torch.library.opcheck(torch.ops.univa.contrastive_backward.default, (*backward, *wanted))
 
 
 @pytest.mark.parametrize("form", ["quadratic", "norm"])

@@ -50,6 +50,15 @@ def test_half_precision_matches_the_truth(case, dtype):
     oracle.check(case, "triton", dtype, DEVICE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("d", "options"),
+    [(20, {"radius": 0.3, "self_weight": 0.5}), (264, {"sigma": 0.3, "normalize": True})],
+)
+def test_own_copies_of_a_constant_set(d, options, dtype):
+    oracle.check_tied(random_case(21, d, options), "triton", dtype, 40, 33, DEVICE)
+
+
 @pytest.mark.parametrize(
     ("n", "m", "d", "options"),
     [

@@ -16,13 +16,21 @@ import torch
 from torch import Tensor
 
 from univa_kernels import reference
+from univa_kernels._autograd import own_copies
 from univa_kernels._triton import problem as problems
 from univa_kernels._triton.pairs import INTERPRETED
 from univa_kernels._triton.sorting import backward as run_backward
 from univa_kernels._triton.sorting import forward as run_forward
 from univa_kernels.ops import _refuse_forward_mode
 
-__all__ = ["INTERPRETED", "contrastive", "contrastive_sets", "correlation_prior", "objective"]
+__all__ = [
+    "INTERPRETED",
+    "contrastive",
+    "contrastive_sets",
+    "correlation_prior",
+    "objective",
+    "tied_contrastive",
+]
 
 
 def _on_device(device: torch.device) -> AbstractContextManager[Any]:
@@ -248,6 +256,21 @@ class _Eager(torch.autograd.Function):
         return _gradients(ctx, *grads)
 
 
+class _EagerTied(_Eager):
+    """As `univa_kernels._autograd._Tied`."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        of_anchors, *others = _gradients(ctx, *grads)
+        if of_anchors is not None:
+            saved, options = own_copies(ctx.saved_tensors, ctx.options)
+            of_copies = torch.ops.univa_triton.contrastive_backward(
+                grads[0], *saved, *options, False, True
+            )[1]
+            of_anchors = of_anchors + of_copies
+        return (of_anchors, *others)
+
+
 def _eager(tensor: Tensor) -> bool:
     """Whether a call is plain eager code: nobody traces, fakes or watches it."""
     return (
@@ -280,18 +303,30 @@ def contrastive(
     The statistics' fourth row (expected logit minus positive mean) is kept for a learned
     temperature, and NaN otherwise.
     """
-    sets = [
-        None if tensor is None else tensor[None]
-        for tensor in (
-            anchors,
-            contrast,
-            anchor_coordinates,
-            contrast_coordinates,
-            anchor_groups,
-            contrast_groups,
-        )
-    ]
+    sets = _as_sets(
+        anchors,
+        contrast,
+        anchor_coordinates,
+        contrast_coordinates,
+        anchor_groups,
+        contrast_groups,
+    )
     losses, stats = contrastive_sets(*sets, learned_temperature, *options)  # type: ignore[arg-type]
+    return losses[0], stats[0]
+
+
+def _as_sets(*tensors: Tensor | None) -> list[Tensor | None]:
+    """One set each."""
+    return [None if tensor is None else tensor[None] for tensor in tensors]
+
+
+def tied_contrastive(anchors: Tensor, contrast: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`univa_kernels.reference.tied_contrastive` by the Triton kernels."""
+    if not _eager(anchors):
+        return contrastive(anchors, reference.with_own_rows(anchors, contrast, rest[9]), *rest)
+    _refuse_forward_mode(anchors, contrast, rest[4])
+    run: Any = _EagerTied.apply
+    losses, stats = run(*_as_sets(anchors, contrast, *rest[:4]), *rest[4:])
     return losses[0], stats[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from univa_kernels import _checks
+from univa_kernels._autograd import in_plain_eager_mode
 
 __all__ = ["CrossBatchMemory"]
 
@@ -29,14 +31,19 @@ class CrossBatchMemory(nn.Module):
     device. Embeddings follow the batch in dtype and device; coordinates keep their dtype
     under `.half()` and the like, since rounded ones would have other neighbours.
 
+    Where the loss takes `tie_self`, a step costs neither a copy of the memory nor a gradient of it:
+    rows are written behind the last ones, into an allocation of a quarter more than `memory_size`,
+    and moved to a new one when its end is reached.
+
     In distributed training every rank has a memory of its own rows. With `gather_distributed` in
     the loss, anchors meet the memories of all ranks. Leave the module out of what
     DistributedDataParallel wraps, which would make rank 0's buffers everyone's.
 
     Args:
         loss: called as `loss(embeddings, coordinates, contrast_embeddings=...,
-            contrast_coordinates=..., self_offset=...)`, with `groups` and `contrast_groups` where
-            groups are given: a `VASupConLoss`, or `functools.partial` of `va_supcon_loss`.
+            contrast_coordinates=..., self_offset=...)`, with `tie_self=True` where its signature
+            has that, and with `groups` and `contrast_groups` where groups are given: a
+            `VASupConLoss`, or `functools.partial` of `va_supcon_loss`.
         memory_size: rows to remember; at least 1.
 
     Attributes:
@@ -74,6 +81,8 @@ class CrossBatchMemory(nn.Module):
             raise ValueError(f"memory_size must be at least 1, got {memory_size}")
         self.loss = loss
         self.memory_size = memory_size
+        self._ties = "tie_self" in inspect.signature(getattr(loss, "forward", loss)).parameters
+        self._store: Tensor | None = None  # what `embeddings` is a part of; [capacity, D]
         self.register_buffer("embeddings", torch.empty(0, 0))
         self.register_buffer("coordinates", torch.empty(0, 0))
         self.register_buffer("groups", torch.empty(0, dtype=torch.int64))
@@ -85,6 +94,7 @@ class CrossBatchMemory(nn.Module):
 
     def reset(self) -> None:
         """Forget everything."""
+        self._store = None
         for name in _BUFFERS:
             setattr(self, name, getattr(self, name)[:0].clone())
 
@@ -113,9 +123,13 @@ class CrossBatchMemory(nn.Module):
         groups = _checks.groups_1d("groups", groups, embeddings, "embeddings")
         self._check_fits(embeddings, coordinates, groups)
         past = self.filled
-        # One copy: what the loss sees is also what is remembered, by views of its end. Nothing is
-        # changed in place that a backward still needs.
-        contrast = torch.cat((_past(self.embeddings, embeddings).to(embeddings), embeddings))
+        # What the loss sees is also what is remembered, by views of its end.
+        tied = self._can_tie(embeddings)
+        if tied:
+            contrast = self._append(embeddings.detach())
+            options |= {"tie_self": True}
+        else:
+            contrast = torch.cat((_past(self.embeddings, embeddings).to(embeddings), embeddings))
         contrast_coordinates = torch.cat((_past(self.coordinates, coordinates), coordinates))
         contrast_groups = self.groups
         if groups is not None:
@@ -130,10 +144,53 @@ class CrossBatchMemory(nn.Module):
             **options,
         )
         if self.training:
-            self.embeddings = contrast.detach()[-self.memory_size :].clone()
+            remembered = contrast.detach()[-self.memory_size :]
+            self.embeddings = remembered if tied else remembered.clone()
             self.coordinates = contrast_coordinates.detach()[-self.memory_size :].clone()
             self.groups = contrast_groups[-self.memory_size :].clone()
         return loss
+
+    def _can_tie(self, embeddings: Tensor) -> bool:
+        """Whether the batch may be written behind what is remembered before its loss is known.
+
+        Not in evaluation: the next batch would overwrite it while its backward may be to come. Not
+        where something traces, which sees no memory behind tensors.
+        """
+        return (
+            self._ties
+            and self.training
+            and in_plain_eager_mode()
+            and type(embeddings) in (Tensor, nn.Parameter)
+            and embeddings.shape[1] > 0
+        )
+
+    def _append(self, batch: Tensor) -> Tensor:
+        """Write a batch [N, D] behind what is remembered; that and the batch, [n + N, D].
+
+        Rows that have been written stay as they are: a backward may still need them.
+        """
+        count, size = self.filled, len(batch)
+        begin = self.embeddings.storage_offset() // batch.shape[1]
+        end = begin + count + size
+        store = self._store
+        if store is None or not self._holds_memory(store, batch) or end > len(store):
+            most = min(self.memory_size, 2 * (count + size))  # it grows as rows come
+            store = batch.new_empty((most + max(size, most // 4), batch.shape[1]))
+            if count:
+                store[:count] = self.embeddings
+            self._store, begin, end = store, 0, count + size
+        # `data`: for autograd a write to any of its rows would be one to those that are in use.
+        store.data[end - size : end] = batch
+        return store[begin:end]
+
+    def _holds_memory(self, store: Tensor, batch: Tensor) -> bool:
+        """Whether `embeddings` is still the part of the store that `_append` left it as."""
+        return (
+            self.filled > 0
+            and self.embeddings.untyped_storage().data_ptr() == store.untyped_storage().data_ptr()
+            and (store.dtype, store.device) == (batch.dtype, batch.device)
+            and store.is_inference() == torch.is_inference_mode_enabled()
+        )
 
     def _check_fits(self, embeddings: Tensor, coordinates: Tensor, groups: Tensor | None) -> None:
         """Require a batch of the kind that is remembered; by shapes alone."""
@@ -150,12 +207,20 @@ class CrossBatchMemory(nn.Module):
             raise ValueError("groups must be given in every call or in none; reset() starts afresh")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._store = None
         coordinates = self.coordinates
         apply: Callable[..., Any] = super()._apply  # torch leaves it without types
         apply(fn, recurse)
         if self.coordinates.dtype != coordinates.dtype:
             self.coordinates = coordinates.to(self.coordinates.device)
         return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """Save what is remembered, not the allocation that it is a part of."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "embeddings"] = destination[prefix + "embeddings"].clone()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any
