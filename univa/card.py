@@ -17,8 +17,10 @@ LICENCES = {
     "SDK. The videos belong to who uploaded them, and the speakers can be recognised. Whether "
     "weights trained on it may be shared, or used commercially, is for the terms under which you "
     "got it.",
+    "CMU-MOSI": "film reviews of speakers on YouTube (Zadeh et al., 2016), features and labels "
+    "from the CMU Multimodal SDK. The same questions.",
     "M3ED": "clips of 56 Chinese television series (Zhao et al., ACL 2022), which belong to their "
-    "producers. The same question.",
+    "producers. The same questions.",
     "EmoBank": "sentences with valence and arousal, CC BY-SA 4.0. Whether a scorer fitted on it, "
     "and a model trained with that scorer's output, must carry the same licence is not settled; "
     "name EmoBank (Buechel and Hahn, EACL 2017) in any case.",

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from univa import __version__
-from univa.console import OPTIONS_HELP, result, showing, take_options, wants_json
+from univa.console import OPTIONS_HELP, output_that_takes_all, result, showing, take_options
 from univa.errors import UserError
 from univa.examples import EXAMPLES
 
@@ -120,8 +120,6 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
 
         kind = getattr(importlib.import_module(module), name)
         options = tyro.cli(kind, args=args, prog=f"univa {command}")
-        if wants_json() and kind.run.__annotations__.get("return") in (None, "None"):
-            raise UserError(f"--json: univa {command} has no result for machines; drop the option")
         outcome = options.run()
         if isinstance(outcome, int):
             return outcome
@@ -275,19 +273,37 @@ def main(args: Sequence[str] | None = None) -> int:
         args: arguments without the program's name; those of the process when None.
 
     Returns:
-        Exit status: 0, 2 after a mistake of the user, 128 + signal after a stop by signal.
+        Exit status: 0, 2 after a mistake of the user, 1 where the system refuses to read or write,
+        128 + signal after a stop by signal.
     """
     try:
-        return _main(sys.argv[1:] if args is None else list(args))
+        with output_that_takes_all():
+            return _main(sys.argv[1:] if args is None else list(args))
     except UserError as error:
         _say(f"univa: error: {error}")
         return 2
     except BrokenPipeError:  # the reader went away, as with `univa train demo --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 1
+    except OSError as error:  # a disk that is full, as a rule
+        _drop_output()
+        where = error.filename or "standard output or a file"  # whichever it was, it has no name
+        said = " ".join((error.strerror or str(error)).split())
+        print(f"univa: error: {where}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         _say("univa: interrupted")
         return 130
+
+
+def _drop_output() -> None:
+    """Send to nowhere what standard output does not take."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # Python writes it once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _rank() -> str:

@@ -8,13 +8,15 @@ A command does four things and gets both options, and a log without control char
     return {"scorer": folder, **figures}                      # its result, for machines
 
 `univa.cli` takes the two options off the command line. With `--json` what `run` returns is the one
-JSON document on standard output, and all that is printed goes to standard error; a command whose
-`run` returns nothing refuses the option. With `--quiet` remarks and progress are left out, with
-both everything but the document. An example for `--help` is one line in `univa/examples.py`.
+JSON document on standard output, and all that is printed goes to standard error. With `--quiet`
+remarks and progress are left out, with both everything but the document. An example for `--help`
+is one line in `univa/examples.py`.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import math
 import os
@@ -36,7 +38,9 @@ __all__ = [
     "WIDTH",
     "cut",
     "fit_markdown",
+    "json_text",
     "note",
+    "output_that_takes_all",
     "pad",
     "printable",
     "progress",
@@ -103,10 +107,35 @@ def showing(*, as_json: bool = False, quiet: bool = False, main: bool = True) ->
                 stack.enter_context(redirect_stdout(target))
             yield
         if as_json and main and display.result:  # a command that fails, or is stopped, has none
-            document = json.dumps(_plain(display.result[0]), ensure_ascii=False, indent=2)
-            print(document, file=out, flush=True)
+            print(json_text(_plain(display.result[0]), out, indent=2), file=out, flush=True)
     finally:
         _display.reset(token)
+
+
+@contextmanager
+def output_that_takes_all() -> Iterator[None]:
+    """Standard output inside the block writes what its encoding lacks as escapes, not a traceback.
+
+    Raises:
+        OSError: at the end of the block, where standard output does not take what is left.
+    """
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):  # closed, or a stand-in that takes every character
+        yield
+        return
+    errors = out.errors
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        out.flush()  # here an error can still be told
+        out.reconfigure(errors=errors)
+
+
+def json_text(value: Any, file: TextIO, *, indent: int | None = None) -> str:
+    """JSON for a file: in plain characters, or with escapes where its encoding is not UTF-8."""
+    plain = codecs.lookup(file.encoding or "utf-8").name == "utf-8"
+    return json.dumps(value, ensure_ascii=not plain, indent=indent)
 
 
 def _hide_bars_of_libraries() -> None:

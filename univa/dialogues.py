@@ -283,6 +283,7 @@ def parse_dialogue(record: Any, *, number: int, place: str, folder: Path) -> Dia
         text = one.get("text")
         if text is not None and not isinstance(text, str):
             raise UserError(f"{here}: text is {type(text).__name__}, not a string; mend it")
+        _check_unicode(text or "", f"{here}: text")
         features = one.get("features") or {}
         if not isinstance(features, Mapping) or not set(features) <= set(MODALITIES):
             raise UserError(
@@ -324,7 +325,17 @@ def _name(record: Mapping[str, Any], default: str, place: str) -> str:
         name = str(name)
     if not isinstance(name, str) or not name:
         raise UserError(f"{place}: id must be a string that is not empty; mend it")
+    _check_unicode(name, f"{place}: id")
     return name
+
+
+def _check_unicode(text: str, what: str) -> None:
+    """UserError where a text cannot be written: JSON may hold a half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise UserError(f"{what} holds {half}, which is half a character; mend it") from None
 
 
 def read_dialogues(

@@ -17,6 +17,7 @@ __all__ = [
     "atomic_path",
     "atomic_write_json",
     "atomic_write_text",
+    "check_named",
     "check_writable",
     "make_folder",
     "recover_folder",
@@ -94,9 +95,10 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         An empty folder.
 
     Raises:
-        UserError: the folder or its parent cannot be made.
+        UserError: the folder or its parent cannot be made, or `path` is "." or ends in "..".
     """
     target = Path(path)
+    check_named(target)
     make_folder(target.parent)
     recover_folder(target)
     temporary = target.with_name(f"{target.name}.tmp")
@@ -156,6 +158,12 @@ def make_folder(path: Path, *, mend: str = "give another place") -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot make this folder: {error.strerror}; {mend}") from error
+
+
+def check_named(path: Path) -> None:
+    """UserError for a folder that cannot be replaced whole, since people or commands are in it."""
+    if path.name in ("", ".."):
+        raise UserError(f"{path}: cannot replace this folder; give the name of a new one")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -107,6 +107,20 @@ def read_run(folder: Path) -> FinishedRun:
             f"({type(error).__name__}: {error}); make the run anew"
         ) from None
     log = _lines(folder / "log.jsonl")
+    steps = [line for line in log if line.get("event") == "step"]
+    epochs = [line for line in log if line.get("event") == "epoch"]
+    try:
+        _check(bool(steps) and bool(epochs))
+        drawn = {key for key in steps[0] if key == "prior" or key.startswith("contrastive_")}
+        drawn |= {"step", "loss", "classification"}
+        _check(all(math.isfinite(line[key]) for line in steps for key in drawn))
+        _check(all(math.isfinite(line["valid"][key]) for line in epochs for key in _SHARES))
+        _check(all(math.isfinite(line["epoch"]) for line in epochs))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'log.jsonl'}: not the whole log of a run ({type(error).__name__}: "
+            f"{error}); make the run anew"
+        ) from None
     ids, truth, predictions, probabilities = _predictions(folder / "predictions.jsonl", len(labels))
     computed = compute_metrics(predictions, truth, labels).micro_f1
     if not math.isclose(computed, metrics["test"]["micro_f1"], abs_tol=1e-6):
@@ -121,8 +135,8 @@ def read_run(folder: Path) -> FinishedRun:
         metrics=metrics,
         label_figures=figures,
         threshold_curves=curves,
-        steps=[line for line in log if line.get("event") == "step"],
-        epochs=[line for line in log if line.get("event") == "epoch"],
+        steps=steps,
+        epochs=epochs,
         utterance_ids=ids,
         labels=truth,
         predictions=predictions,

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -22,7 +21,16 @@ from typing import Annotated, Any, BinaryIO, Literal, TextIO
 import tyro
 
 from univa.batch import MODALITIES, Modality
-from univa.console import WIDTH, cut, pad, printable, progress, text_width
+from univa.console import (
+    WIDTH,
+    cut,
+    json_text,
+    pad,
+    printable,
+    progress,
+    text_width,
+    wants_json,
+)
 from univa.data.extract import MediaEncoder
 from univa.dialogues import DialogueRecord, read_dialogues
 from univa.errors import UserError
@@ -83,12 +91,19 @@ class Predict:
     progress: bool = True
     """Show progress, but not on the terminal that shows the predictions."""
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Predict, and print or write.
+
+        Returns:
+            With `--json` and no --output "predictions", which then are all in memory; else
+            "output", and the numbers of "dialogues" and "utterances".
 
         Raises:
             UserError: as `UniVAPipeline`; the input or the output cannot be opened.
         """
+        as_document = wants_json() and self.output is None
+        if as_document and self.format is not None:
+            raise UserError("--format would not be read with --json: give one, or --output, too")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch-size: {self.batch_size} is less than 1")
         if self.output is not None:
@@ -104,23 +119,35 @@ class Predict:
                 batch_size=self.batch_size,
                 device=self.device,
             )
-            shown = self.progress and (self.output is not None or not sys.stdout.isatty())
+            apart = self.output is not None or as_document or not sys.stdout.isatty()
             bar = stack.enter_context(
-                progress(description="predicting", total=size, unit="B", scale=True, enabled=shown)
+                progress(
+                    description="predicting",
+                    total=size,
+                    unit="B",
+                    scale=True,
+                    enabled=self.progress and apart,
+                )
             )
+            dialogues = before = 0
 
             def records() -> Iterator[DialogueRecord]:
-                before = 0
+                nonlocal dialogues, before
                 for record, read in read_dialogues(file, source, folder=folder):
                     yield record
                     bar.update(read - before)
                     before = read
+                    dialogues += 1
 
+            predictions = pipeline.stream(records())
+            if as_document:
+                return {"predictions": [one.to_dict() for one in predictions]}
             out: TextIO = sys.stdout
             if self.output is not None:
                 path = stack.enter_context(atomic_path(self.output))
                 out = stack.enter_context(path.open("w", encoding="utf-8"))
-            self._write(out, pipeline.stream(records()), scored=bool(scorers))
+            utterances = self._write(out, predictions, scored=bool(scorers))
+        return {"output": self.output, "dialogues": dialogues, "utterances": utterances}
 
     def _encoders(self) -> dict[Modality, MediaEncoder]:
         encoders: dict[Modality, MediaEncoder] = {}
@@ -148,7 +175,7 @@ class Predict:
 
     def _write(
         self, out: TextIO, predictions: Iterator[UtterancePrediction], *, scored: bool
-    ) -> None:
+    ) -> int:
         chosen = self.format or ("table" if self.output is None else "jsonl")
         lines: Callable[[UtterancePrediction], list[str]]
         if chosen == "table":
@@ -160,11 +187,13 @@ class Predict:
         else:
 
             def lines(one: UtterancePrediction) -> list[str]:
-                return [json.dumps(one.to_dict(), ensure_ascii=False)]
+                return [json_text(one.to_dict(), out)]
 
-        for prediction in predictions:
+        count = 0
+        for count, prediction in enumerate(predictions, 1):  # noqa: B007
             out.write("".join(f"{line}\n" for line in lines(prediction)))
             out.flush()
+        return count
 
 
 def head_lines(*, scored: bool) -> list[str]:

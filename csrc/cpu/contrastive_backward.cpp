@@ -130,10 +130,10 @@ class Backward : public GradientsTask {
         self_weight_(static_cast<T>(arguments.options.self_weight)),
         log_self_weight_(static_cast<T>(std::log(arguments.options.self_weight))),
         anchors_(arguments.anchors, arguments.options.normalize),
-        contrast_(symmetric_ ? anchors_ : Rows<T>(arguments.contrast, arguments.options.normalize)),
+        side_(tile_side(arguments.rows, arguments.columns)),
+        contrast_(arguments, anchors_, arguments.rows <= side_ && !of_contrast_, side_),
         positives_(arguments),
         row_gradients_(upstream, stats, arguments.rows),
-        side_(tile_side(arguments.rows, arguments.columns)),
         grad_anchors_(anchors_.tensor(), of_anchors_ ? arguments.rows : 0, arguments.depth, side_),
         grad_contrast_(anchors_.tensor(), of_contrast_ ? arguments.columns : 0, arguments.depth,
                        side_) {}
@@ -159,7 +159,7 @@ class Backward : public GradientsTask {
       return torch::stable::new_empty(arguments_.anchors, {0, arguments_.depth});
     };
     return {of_anchors_ ? grad_anchors_.finish(anchors_, arguments_.anchors) : none(),
-            of_contrast_ ? grad_contrast_.finish(contrast_, arguments_.contrast) : none()};
+            of_contrast_ ? grad_contrast_.finish(contrast_.rows(), arguments_.contrast) : none()};
   }
 
  private:
@@ -168,7 +168,7 @@ class Backward : public GradientsTask {
   void add_tile() {
     const int64_t depth = arguments_.depth;
     const T* row_data = anchors_.data() + row_ * depth;
-    const T* column_data = contrast_.data() + column_ * depth;
+    const T* column_data = contrast_.block(column_, width_);
     dot_products(tile_.get(), row_data, height_, column_data, width_, depth);
     torch::stable::parallel_for(0, height_, row_grain(width_), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -233,10 +233,10 @@ class Backward : public GradientsTask {
   const T self_weight_;
   const T log_self_weight_;
   const Rows<T> anchors_;
-  const Rows<T> contrast_;
+  const int64_t side_;
+  ContrastRows<T> contrast_;
   const Positives<T> positives_;
   const RowGradients<T> row_gradients_;
-  const int64_t side_;
   GradientSum<T> grad_anchors_;
   GradientSum<T> grad_contrast_;
   std::unique_ptr<T[]> tile_;

@@ -50,9 +50,9 @@ class Forward : public Task {
         self_weight_(static_cast<T>(arguments.options.self_weight)),
         log_self_weight_(static_cast<T>(std::log(arguments.options.self_weight))),
         anchors_(arguments.anchors, arguments.options.normalize),
-        contrast_(symmetric_ ? anchors_ : Rows<T>(arguments.contrast, arguments.options.normalize)),
-        positives_(arguments),
         side_(tile_side(arguments.rows, arguments.columns)),
+        contrast_(arguments, anchors_, arguments.rows <= side_, side_),
+        positives_(arguments),
         states_(arguments.rows) {}
 
   void run() override {
@@ -93,7 +93,7 @@ class Forward : public Task {
 
   void reduce_tile() {
     dot_products(tile_.get(), anchors_.data() + row_ * arguments_.depth, height_,
-                 contrast_.data() + column_ * arguments_.depth, width_, arguments_.depth);
+                 contrast_.block(column_, width_), width_, arguments_.depth);
     const int64_t grain = std::max<int64_t>(1, 16384 / (kChunk * width_));
     torch::stable::parallel_for(0, chunks_of(height_), grain, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -250,9 +250,9 @@ class Forward : public Task {
   const T self_weight_;
   const T log_self_weight_;
   const Rows<T> anchors_;
-  const Rows<T> contrast_;
-  const Positives<T> positives_;
   const int64_t side_;
+  ContrastRows<T> contrast_;
+  const Positives<T> positives_;
   std::vector<RowState<double>> states_;
   std::unique_ptr<T[]> tile_;
 

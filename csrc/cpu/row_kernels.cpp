@@ -1,13 +1,37 @@
 #include "cpu/row_kernels.h"
 
+#include <cmath>
 #include <limits>
 
 #include "cpu/clones.h"
 #include "cpu/vector_exp.h"
+#include "univa/unit.h"
 
 namespace univa::cpu {
 
 namespace {
+
+template <typename T>
+UNIVA_INLINE double scaled_to_unit(const T* row, int64_t count, T* unit) {
+  double squared = 0;
+#pragma omp simd reduction(+ : squared)
+  for (int64_t d = 0; d < count; ++d) {
+    squared += static_cast<double>(row[d]) * row[d];
+  }
+  const double length = std::sqrt(squared);
+  const double divisor = unit_divisor(length);
+  if (sizeof(T) == sizeof(double)) {
+    for (int64_t d = 0; d < count; ++d) {
+      unit[d] = static_cast<T>(row[d] / divisor);
+    }
+  } else {
+    const double inverse = 1.0 / divisor;  // two roundings in double are none in float
+    for (int64_t d = 0; d < count; ++d) {
+      unit[d] = static_cast<T>(row[d] * inverse);
+    }
+  }
+  return length;
+}
 
 template <typename T>
 UNIVA_INLINE T largest_of(const T* values, int64_t count) {
@@ -104,6 +128,14 @@ UNIVA_INLINE void both_coefficients(T* dots, const T* positive, int64_t count, T
 }
 
 }  // namespace
+
+UNIVA_CLONES double unit_row(const float* row, int64_t count, float* unit) {
+  return scaled_to_unit(row, count, unit);
+}
+
+UNIVA_CLONES double unit_row(const double* row, int64_t count, double* unit) {
+  return scaled_to_unit(row, count, unit);
+}
 
 UNIVA_CLONES float largest(const float* values, int64_t count) { return largest_of(values, count); }
 

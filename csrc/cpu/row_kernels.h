@@ -25,6 +25,10 @@ struct ColumnSums {
   T* ks;
 };
 
+// unit = row / max(|row|, 1e-12), `count` elements each; returns |row|. They may be the same memory.
+double unit_row(const float* row, int64_t count, float* unit);
+double unit_row(const double* row, int64_t count, double* unit);
+
 // The largest of `count` values; -inf where there is none, NaN is none.
 float largest(const float* values, int64_t count);
 double largest(const double* values, int64_t count);

@@ -1,10 +1,12 @@
 // Embeddings as the contrastive loss takes them: in the accumulate type, of unit length if asked.
 #pragma once
 
-#include <cmath>
+#include <memory>
 #include <vector>
 
+#include "arguments.h"
 #include "cpu/matrix.h"
+#include "cpu/row_kernels.h"
 #include "univa/unit.h"
 
 namespace univa::cpu {
@@ -46,15 +48,7 @@ class Rows {
     const T* values = source.const_data_ptr<T>();
     T* unit = tensor_.mutable_data_ptr<T>();
     for_rows([&](int64_t row) {
-      double squared = 0;
-      for (int64_t d = row * depth_; d < (row + 1) * depth_; ++d) {
-        squared += static_cast<double>(values[d]) * values[d];
-      }
-      lengths_[row] = std::sqrt(squared);
-      const double divisor = unit_divisor(lengths_[row]);
-      for (int64_t d = row * depth_; d < (row + 1) * depth_; ++d) {
-        unit[d] = static_cast<T>(values[d] / divisor);
-      }
+      lengths_[row] = unit_row(values + row * depth_, depth_, unit + row * depth_);
     });
   }
 
@@ -71,6 +65,47 @@ class Rows {
   Tensor tensor_;
   int64_t depth_;
   std::vector<double> lengths_;  // empty where nothing is scaled
+};
+
+// The contrast set, a tile's rows at a time. Where every row is asked for once and has to be scaled,
+// that happens there, in cache: no copy of a memory that is much larger.
+template <typename T>
+class ContrastRows {
+ public:
+  // once: blocks are asked for once each. side: rows of a block, at most.
+  ContrastRows(const ContrastiveArguments& arguments, const Rows<T>& anchors, bool once,
+               int64_t side)
+      : rows_(arguments.symmetric
+                  ? anchors
+                  : Rows<T>(arguments.contrast, arguments.options.normalize && !once)),
+        depth_(arguments.depth) {
+    if (once && !arguments.symmetric && arguments.options.normalize) {
+      block_.reset(new T[side * depth_]);
+    }
+  }
+
+  // Rows from `begin` on; where they had to be scaled, until the next call.
+  const T* block(int64_t begin, int64_t count) {
+    const T* values = rows_.data() + begin * depth_;
+    if (block_ == nullptr) {
+      return values;
+    }
+    T* unit = block_.get();
+    torch::stable::parallel_for(0, count, row_grain(depth_), [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        unit_row(values + row * depth_, depth_, unit + row * depth_);
+      }
+    });
+    return unit;
+  }
+
+  // All of them, where blocks are asked for more than once.
+  const Rows<T>& rows() const { return rows_; }
+
+ private:
+  Rows<T> rows_;
+  int64_t depth_;
+  std::unique_ptr<T[]> block_;
 };
 
 }  // namespace univa::cpu

@@ -1,5 +1,6 @@
 """`--json` and `--quiet` of the commands with a result: one document, and nothing else there."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.train.tiny import one_thread, options, tiny
 from tests.va.conftest import table, tiny_encoder  # noqa: F401
 from tests.va.media_files import picture, vit
 from tests.va.test_score import folder  # noqa: F401
-from univa.cli import main
+from univa.cli import _COMMANDS, main
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +114,12 @@ def test_data(golden: Path, tmp_path: Path, capfd):
 def test_these_are_the_commands_with_a_result():
     tested = {"train", "evaluate", "ablate", "va fit-text", "va score-text", "va score"}
     assert tested | {"data convert", "data verify", "data extract-vision"} <= set(COMMANDS)
+    others = 0
+    for command, _ in _COMMANDS.values():
+        inner = dict(zip(command.__code__.co_freevars, command.__closure__ or (), strict=True))
+        if "module" in inner:  # a dataclass: what `run` returns is the document or the status
+            module = importlib.import_module(inner["module"].cell_contents)
+            kind = getattr(module, inner["name"].cell_contents)
+            assert str(kind.run.__annotations__["return"]) in ("dict[str, Any]", "int"), kind
+            others += 1
+    assert others == len(COMMANDS) - 2  # train and ablate are functions

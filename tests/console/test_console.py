@@ -182,6 +182,63 @@ def test_the_document_is_all_of_standard_output(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["--version"], ["evaluate"]])
+def test_standard_output_on_a_full_disk(args, unbuffered):
+    code = "import sys, univa.cli as c; sys.exit(c.main())"
+    if args == ["evaluate"]:  # a document, from a command that needs no run
+        code = (
+            "import sys, univa.cli as c, univa.console as k\n"
+            "c._COMMANDS[('evaluate',)] = (lambda args: k.result({'a': 1}) or 0, '')\n"
+            "sys.exit(c.main(['evaluate', '--json']))"
+        )
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.stderr == b"univa: error: standard output or a file: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_characters_that_standard_output_lacks():
+    code = (
+        "import sys, univa.cli as c, univa.console as k\n"
+        "def run(args):\n"
+        "    print(k.cut('a long line', 5))\n"
+        "    k.result({'a': '\\xe9\\U0001f600'})\n"
+        "    return 0\n"
+        "c._COMMANDS[('evaluate',)] = (run, '')\n"
+        "sys.exit(c.main(sys.argv[1:]))"
+    )
+    for encoding, plain, document in (
+        ("ascii", b"a lo\\u2026\n", b'"\\u00e9\\ud83d\\ude00"'),
+        ("utf-8", "a lo…\n".encode(), '"é😀"'.encode()),
+    ):
+        run = [sys.executable, "-c", code, "evaluate"]
+        options = {"cwd": ROOT, "env": os.environ | {"PYTHONIOENCODING": encoding}}
+        assert subprocess.run(run, stdout=subprocess.PIPE, **options).stdout == plain
+        found = subprocess.run([*run, "--json"], capture_output=True, **options)
+        assert document in found.stdout
+        assert json.loads(found.stdout) == {"a": "é😀"}
+
+
+def test_a_file_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    def fail(args):
+        raise OSError(28, "No space left on device", "figure.png")
+
+    monkeypatch.setitem(_COMMANDS, ("evaluate",), (fail, ""))
+    assert main(["evaluate", "x"]) == 1
+    assert capsys.readouterr() == ("", "univa: error: figure.png: No space left on device\n")
+
+
 def test_a_failure_leaves_no_document(capsys):
     def fail():
         with console.showing(as_json=True):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.tiny import one_thread, tiny
+from tests.train.tiny import one_thread, options, tiny
+from univa.cli import main
 from univa.config import TrainConfig
 from univa.data import Corpus
 from univa.inputs import load_corpus
@@ -38,6 +39,28 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def run(pair: tuple[Path, Path], tmp_path: Path) -> Path:
     """A copy of the run with the contrastive loss, to write into."""
     return Path(shutil.copytree(pair[1], tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `univa ablate` leaves of Table 2, two seeds."""
+    folder = tmp_path_factory.mktemp("ablation") / "all"
+    args = options(tiny(epochs=1))
+    args = args[: args.index("--save-every")]
+    args += ["--tables", "2", "--seeds", "1", "2", "--folder", str(folder), "--quiet"]
+    with one_thread():
+        assert main(["ablate", *args]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def many_page(pair: tuple[Path, Path], ablation: Path) -> Path:
+    """The report of one run and of an ablation: five runs."""
+    output = ablation.parent / "report.html"
+    args = [str(pair[1]), str(ablation), "--output", str(output), "--points", "20", "--quiet"]
+    with one_thread():
+        assert main(["report", *args]) == 0
+    return output
 
 
 HOSTILE = (

@@ -176,14 +176,32 @@ def test_colours_of_valence_and_arousal_are_those_of_the_figures(browser, page, 
             np.testing.assert_allclose(drawn, expected, atol=2)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (380, "dark")])
-def test_it_is_accessible_and_fits(browser, page, width, scheme):
+def test_five_runs(browser, many_page, pair, ablation):
+    for tab in _open(browser, many_page, width=1280):
+        assert tab.locator(".map").count() == 15
+        assert tab.locator(".plot svg:visible").count() == 5 * 3 + 3
+        run = ablation / "without-va-ecp-1"
+        assert tab.locator("select[name=run] option").all_inner_texts()[3] == run.name
+        tab.select_option("select[name=run]", "3")
+        tab.select_option("select[name=verdict]", "wrong")
+        rows = map(json.loads, (run / "predictions.jsonl").read_text().splitlines())
+        assert _visible(tab) == [r["id"] for r in rows if r["labels"] != r["predictions"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "scheme"),
+    [("page", 1280, "light"), ("page", 380, "dark"), ("many_page", 380, "light")],
+)
+def test_it_is_accessible_and_fits(browser, request, kind, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = request.getfixturevalue(kind)
     for tab in _open(browser, page, width=width, color_scheme=scheme):
+        if kind == "many_page":  # the other colours, too
+            tab.locator("input[value=va]").check()
         for details in tab.locator("summary").all():
             details.click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.locator(".plot svg:visible").count() == 4
+        assert tab.locator(".plot svg:visible").count() == {"page": 4, "many_page": 18}[kind]
         found = axe.Axe().run(tab).response
         said = [
             f"{one['id']}: {node['html'][:200]}"

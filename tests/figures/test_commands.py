@@ -1,17 +1,25 @@
 """`univa figures` and `univa report` from the shell: what they write, and what they refuse."""
 
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.figures.test_quality import brute
+from tests.train.test_text_encoder import encoder, layout, small  # noqa: F401
 from univa.batch import Modality
 from univa.cli import main
-from univa.figures.cli import _check_ours
+from univa.config import TrainConfig
+from univa.figures.cli import _check_ours, measure_sample, quality_table
+from univa.figures.sample import choose_utterances, load_corpora, sample_training
 from univa.finished import names_of, read_run
-from univa.inputs import load_corpus
+from univa.inputs import load_corpus, make_collator
+from univa.models import UniVA
+from univa.train import train
 
 
 def error(capsys, *args: object) -> str:
@@ -68,7 +76,15 @@ def test_figures_do_not_replace_other_files(run, capsys):
     said = error(capsys, "figures", run, "--points", 20)
     assert said.startswith(f"{run / 'figures'}: holds other files than figures of this command")
     assert [path.name for path in (run / "figures").iterdir()] == ["thesis.tex"]
+    (run / "figures" / "thesis.tex").rename(run / "figures" / "holiday.png")
+    (run / "figures" / "figures.json").write_text("{}")
+    assert "holds other files" in error(capsys, "figures", run, "--points", 20)
+    assert (run / "figures" / "holiday.png").read_text() == "years of work"
     assert "this is a file" in error(capsys, "figures", run, "--output", run / "config.json")
+    for output in (".", "..", "/"):
+        assert f"{output}: cannot replace this folder" in error(
+            capsys, "figures", run, "--output", output
+        )
 
 
 def test_runs_that_are_no_runs(run, tmp_path: Path, capsys):
@@ -92,6 +108,12 @@ def test_runs_that_are_no_runs(run, tmp_path: Path, capsys):
     (run / "predictions.jsonl").write_text('{"id": 3}\n')
     assert "not the predictions of a run" in error(capsys, "report", run)
     (run / "predictions.jsonl").write_text(predictions)
+    log = (run / "log.jsonl").read_text()
+    first = json.loads(log.splitlines()[0])
+    for broken in ("", json.dumps(first) + "\n", log.replace('"classification"', '"other"')):
+        (run / "log.jsonl").write_text(broken)
+        assert "log.jsonl: not the whole log of a run" in error(capsys, "figures", run)
+    (run / "log.jsonl").write_text(log)
     config = (run / "config.json").read_text()
     (run / "config.json").write_text("no JSON")
     assert "not readable as JSON" in error(capsys, "figures", run)
@@ -149,7 +171,7 @@ def silent(monkeypatch):
     monkeypatch.setattr(
         "univa.figures.cli.save", lambda _, stem: stem.with_name(f"{stem.name}.svg").touch()
     )
-    monkeypatch.setattr("univa.report.drawings.run_figures", lambda *_: iter(()))
+    monkeypatch.setattr("univa.report.drawings.run_figures", lambda *_: [])
 
     def take(*modalities: Modality) -> None:
         def without(config):
@@ -200,7 +222,53 @@ def test_options_out_of_range(pair, capsys, args, words):
         assert words in error(capsys, command, pair[0], *args)
 
 
+def test_numbers_fit_80_columns(pair):
+    runs = [read_run(folder) for folder in pair]
+    sample = sample_training(runs, load_corpora(runs), limit=20, device=torch.device("cpu"))
+    found = measure_sample(sample, neighbors=5, radius=0.3)
+    table = quality_table(["long/" * 30 + "a", "long/" * 30 + "b"], found).splitlines()
+    assert all(len(line) <= 80 for line in table)
+    assert [line.split()[0][-2:] for line in table[1:7]] == ["/a"] * 3 + ["/b"] * 3
+
+
+def test_long_work_shows_its_progress(run, monkeypatch, capsys):
+    monkeypatch.setattr("univa.console.LINE_SECONDS", 0.0)  # a line for each step
+    monkeypatch.setattr("univa.report.drawings.inline_svg", lambda *_: "")
+    monkeypatch.setattr("univa.figures.cli.save", lambda *_: None)
+    assert main(["report", str(run), "--points", "20"]) == 0
+    said = capsys.readouterr().err
+    assert "embedding, run: 1 of " in said
+    assert "laying out: 3 of 3, " in said
+    assert "drawing: 8 of 8, " in said
+    assert main(["figures", str(run), "--points", "20"]) == 0
+    assert "drawing: 12 of 12, " in capsys.readouterr().err
+    assert main(["report", str(run), "--points", "20", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_scores_that_differ_between_runs_are_told(pair, run, silent, capsys, monkeypatch):
+    def other(config):
+        corpus = load_corpus(config)
+        if config.run_folder and config.run_folder.endswith("without"):
+            for utterance in corpus.train.utterances:
+                valence, arousal = utterance.coordinates["audio"]
+                utterance.coordinates["audio"] = (-valence, arousal)
+        return corpus
+
+    monkeypatch.setattr("univa.figures.sample.load_corpus", other)
+    # Corpora of the same data are read once; here they have to differ.
+    _edit(run / "config.json", lambda c: c["data"].update(workers=1))
+    _edit(run / "checkpoints/best/meta.json", lambda c: c["config"]["data"].update(workers=1))
+    assert (
+        main(["figures", str(pair[0]), str(run), "--points", "20", "--output", str(run / "f")]) == 0
+    )
+    said = [line for line in capsys.readouterr().err.splitlines() if "other" in line]
+    assert len(said) == 1
+    assert said[0].startswith("run was trained with other valence-arousal scores of audio than wi")
+
+
 def test_how_many_runs(pair, capsys):
+    assert "the same run twice" in error(capsys, "figures", pair[0], pair[0])
     assert "takes one or two runs, got 3" in error(capsys, "figures", *pair, pair[0])
     assert "at least one run" in error(capsys, "report")
     assert "--cases: 0" in error(capsys, "report", pair[0], "--cases", 0)
@@ -220,3 +288,49 @@ def test_names_differ(pair, tmp_path: Path):
     runs = [read_run(pair[1]), read_run(pair[0])]
     assert names_of(runs) == ["with", "without"]
     assert len(set(names_of([runs[0], read_run(tmp_path / "copy" / "with")]))) == 2
+
+
+def test_the_numbers_are_of_the_embeddings_of_the_best_epoch(run, silent, capsys):
+    """Against the model itself, numpy's normalisation and loops over all pairs."""
+    shutil.rmtree(run / "checkpoints" / "last")
+    args = [str(run), "--points", "20", "--sample", "30", "--neighbors", "4", "--radius", "0.9"]
+    assert main(["figures", *args]) == 0
+    content = json.loads((run / "figures" / "figures.json").read_text())
+    config = TrainConfig.load(run / "config.json")
+    split = load_corpus(config).train
+    model = UniVA.from_pretrained(run / "checkpoints" / "best").eval()
+    with torch.no_grad():
+        batch = make_collator(config, split, model)([*range(len(split))])
+        embeddings = model(**batch.inputs).embeddings
+    chosen = choose_utterances(len(split), 30)
+    assert main(["report", *args]) == 0
+    page = (run / "report.html").read_text()
+    for name in config.model.modalities:
+        scores = split.coordinates(name).double().numpy()
+        points = torch.from_numpy((scores - scores.mean(0)) / scores.std(0, ddof=1))
+        purity, chance, correlation = brute(embeddings[name][chosen], points[chosen], 4, 0.9)
+        found = content["quality"]["run"][name]
+        assert found["purity"] == pytest.approx(purity, abs=1e-6)
+        assert found["chance"] == pytest.approx(chance, abs=1e-6)
+        assert found["rank_correlation"] == pytest.approx(correlation, abs=1e-4)
+        assert (found["neighbors"], found["radius"], found["utterances"]) == (4, 0.9, 30)
+        said = f"purity {100 * purity:.1f} % (chance {100 * chance:.1f} %) · "
+        said += f"\N{GREEK SMALL LETTER RHO} {correlation:.2f}"
+        assert said.replace("-", "\N{MINUS SIGN}") in page
+    assert "4 nearest neighbours that lie within 0.9 of it" in page
+
+
+def test_a_run_that_reads_text(layout, encoder, tmp_path, silent, capsys):  # noqa: F811
+    """One modality, tokens instead of features, scores beyond [-1, 1]."""
+    run = tmp_path / "run"
+    train(small(layout, encoder, run))
+    capsys.readouterr()
+    assert main(["figures", str(run), "--points", "20", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content["quality"]["run"]) == {"text"}
+    assert content["notes"] == []
+    assert main(["report", str(run), "--points", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(run / "report.html")}
+    page = (run / "report.html").read_text()
+    assert page.count('<figure class="map">') == 1
+    assert "we went there day" in page

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from univa.batch import MODALITIES
 from univa.cli import main
 from univa.errors import UserError
 from univa.finished import FinishedRun, read_run
+from univa.inputs import load_corpus
 from univa.presets import PRESETS
-from univa.report.cases import Plane, choose_cases
+from univa.report.cases import Plane, choose_cases, describe_cases
 from univa.report.content import config_table, expand, label_table, main_table
 
 
@@ -62,6 +65,8 @@ def test_its_figures_are_those_of_the_run(page: Path, pair):
 
 def _as(run: FinishedRun, preset: str, **loss: object) -> FinishedRun:
     config = PRESETS[preset]()
+    if "modalities" in loss:
+        config = replace(config, model=replace(config.model, modalities=loss.pop("modalities")))
     if "prior" in loss:
         config = replace(
             config, model=replace(config.model, prior=False), loss=replace(config.loss, **loss)
@@ -80,12 +85,26 @@ def _as(run: FinishedRun, preset: str, **loss: object) -> FinishedRun:
         ("m3ed-glove", {}, "paper, m3ed-glove", "46.4"),
         ("mosei-glove", {}, "paper, mosei-glove", "49.2"),
         ("m3ed-glove", {"alpha": 0.0}, None, ""),
+        (
+            "mosei-roberta",
+            {"modalities": ("text", "audio")},
+            "paper, mosei-roberta w/o Vision",
+            "51.1",
+        ),
+        (
+            "m3ed-roberta",
+            {"modalities": ("vision",)},
+            "paper, m3ed-roberta w/o Text, Audio",
+            "40.8",
+        ),
+        ("m3ed-roberta", {"modalities": ("vision",), "alpha": 0.0}, None, ""),
+        ("m3ed-glove", {"modalities": ("text",)}, None, ""),
         ("demo", {}, None, ""),
         ("mosei-text", {}, None, ""),
     ],
 )
 def test_the_papers_row_is_of_the_same_parts(pair, preset, loss, title, accuracy):
-    table = main_table([_as(read_run(pair[0]), preset, **loss)], ["run"])
+    table = main_table([_as(read_run(pair[0]), preset, **loss.copy())], ["run"])
     paper = [row for row in table["rows"] if row["paper"]]
     if title is None:
         assert not paper
@@ -93,6 +112,7 @@ def test_the_papers_row_is_of_the_same_parts(pair, preset, loss, title, accuracy
     else:
         assert [row["name"] for row in paper] == [title]
         assert paper[0]["cells"][0] == accuracy
+        assert ("\u2013" in paper[0]["cells"]) == ("modalities" in loss)  # Table 3 has two figures
         assert not table["note"]
 
 
@@ -164,8 +184,44 @@ def test_a_folder_of_an_ablation_gives_tables_and_runs(pair, tmp_path: Path):
         expand([tmp_path])
 
 
+def test_the_report_of_five_runs(pair, ablation, many_page):
+    text = many_page.read_text()
+    names = ["with", *(f"{row}-1" for row in ("univa", "without-va-cl", "without-va-ecp"))]
+    names.append("without-va-cl-va-ecp-1")
+    assert f"<h1>{' · '.join(names)}</h1>" in text
+    # Runs of the first seed, tables of both.
+    results = json.loads((ablation / "tables.json").read_text())
+    for row, seeds in results.items():
+        micro = [100 * one["micro_f1"] for one in seeds.values()]
+        assert len(micro) == 2
+        cell = f"{statistics.mean(micro):.1f} ± {statistics.stdev(micro):.1f}"
+        assert re.search(rf'<th scope="row">{row}</th>.*<td class="n">{cell}</td>', text)
+    folders = [pair[1], *(ablation / name for name in names[1:])]
+    for name, folder in zip(names, folders, strict=True):
+        test = json.loads((folder / "metrics.json").read_text())["test"]
+        row = re.search(rf'<tr><th scope="row">{name}<span.*', text).group()
+        cells = [f"{100 * test['accuracy']:.1f}", f"{test['hamming_loss']:.3f}"]
+        assert re.findall(r'<td class="n">([\d.]+)</td>', row)[:2] == cells
+    # Every run has three maps, figures of its own (two have no prior), and a verdict on each row.
+    assert re.findall(r'<figcaption><b>text</b> <span class="run">(.+?)</span>', text) == names
+    shown = re.findall(
+        r'<figcaption><b>(\S.*?)</b> <span class="run">(.+?)</span><span class', text
+    )
+    for name in names:
+        titles = [title for title, run in shown if run == name and title not in MODALITIES]
+        prior = [] if "ecp" in name else ["Emotion correlation"]
+        assert titles == [*prior, "Training", "Thresholds", "Co-occurrence of emotions"]
+    rights = [
+        [row["labels"] == row["predictions"] for row in map(json.loads, lines)]
+        for folder in folders
+        for lines in [(folder / "predictions.jsonl").read_text().splitlines()]
+    ]
+    expected = ["".join("01"[right] for right in rows) for rows in zip(*rights, strict=True)]
+    assert re.findall(r'data-right="(\d+)"', text) == expected
+
+
 def test_the_report_of_an_ablation_shows_its_tables(pair, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("univa.report.drawings.run_figures", lambda *_: iter(()))
+    monkeypatch.setattr("univa.report.drawings.run_figures", lambda *_: [])
     without, whole = pair
     results = {}
     for row, name, folder in (
@@ -178,5 +234,38 @@ def test_the_report_of_an_ablation_shows_its_tables(pair, tmp_path: Path, monkey
     assert main(["report", str(tmp_path), "--points", "20"]) == 0
     assert capsys.readouterr().out == f"report in {tmp_path / 'report.html'}\n"
     text = (tmp_path / "report.html").read_text()
-    assert "Table 2 of the paper, <code>demo</code>; mean of seed 7" in text
+    assert "The parts of Table 2 of the paper, <code>demo</code>; mean of seed 7" in text
     assert '<th scope="row">w/o VA-CL</th>' in text
+
+
+def test_cases_tell_what_the_corpus_and_the_runs_say(pair):
+    runs = [read_run(folder) for folder in pair]
+    split = load_corpus(runs[0].config).test
+    found = describe_cases(runs, ["a", "b"], split, most=9)
+    by_id = {one.id: one for one in split.utterances}
+    said = [
+        {row["id"]: row for row in map(json.loads, (f / "predictions.jsonl").open())} for f in pair
+    ]
+    names = runs[0].label_names
+    assert len(found["rows"]) == 9
+    assert found["total"] == len(split) > 9
+    for row in found["rows"]:
+        one = by_id[row["id"]]
+        assert row["text"] == one.text
+        scores = {point["modality"]: point["score"] for point in row["points"]}
+        assert scores == one.coordinates
+        assert [*scores] == [*MODALITIES]
+        for point in row["points"]:
+            assert point["place"] == found["plane"].place(point["score"])
+        for verdict, rows in zip(row["said"], said, strict=True):
+            own = rows[row["id"]]
+            truth = {n for n, flag in zip(names, own["labels"], strict=True) if flag}
+            predicted = {n for n, flag in zip(names, own["predictions"], strict=True) if flag}
+            assert set(row["truth"]) == truth
+            assert {one["name"] for one in verdict["labels"]} == predicted
+            assert {one["name"] for one in verdict["labels"] if one["hit"]} == predicted & truth
+            assert set(verdict["missed"]) == truth - predicted
+            assert verdict["right"] == (truth == predicted)
+            for label in verdict["labels"]:
+                chance = own["probabilities"][names.index(label["name"])]
+                assert label["chance"] == pytest.approx(chance, abs=1e-6)

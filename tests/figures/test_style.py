@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from univa.figures.style import MARKERS, THEMES, Theme, shorten, va_colors
+from univa.figures.style import MARKERS, THEMES, Theme, shape_of, shorten, va_colors
 
 # Machado, Oliveira and Fernandes 2009, severity 1: linear RGB as it is seen.
 VISION = {
@@ -60,7 +60,8 @@ def test_colours_are_told_apart_by_the_colour_blind(theme: Theme):
         for a, b in itertools.combinations(theme.series, 2):
             distance = np.linalg.norm(lab(hexadecimal(a), vision) - lab(hexadecimal(b), vision))
             assert distance > 10, f"{a} and {b} with {vision}"  # 2.3 is just noticeable
-    assert len(MARKERS) == len(theme.series)  # shapes repeat when colours do
+    assert len({(theme.color(i), MARKERS[shape_of(i)]) for i in range(49)}) == 49
+    assert [shape_of(i) for i in range(7)] == [*range(7)]
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)

@@ -33,6 +33,17 @@ def test_own_copies_of_a_constant_set(backend, case, dtype, bank, share):
     check_tied(case, backend, dtype, bank, round(share * bank))
 
 
+@pytest.mark.parametrize("dtype", list(HAIR))
+def test_few_rows_against_many_that_are_scaled(backend, dtype):
+    generator = torch.Generator().manual_seed(5)
+    rows, bank = (torch.randn(n, 12, generator=generator).double() for n in (20, 700))
+    bank *= torch.logspace(-3, 3, len(bank))[:, None]
+    places = [torch.rand(n, 2, generator=generator) for n in (20, 700)]
+    extra = {"contrast_embeddings": bank, "contrast_coordinates": places[1]}
+    case = Case(rows, places[0], {"normalize": True, "radius": 0.2}, extra)
+    check(case, backend, dtype)
+
+
 @settings(max_examples=15, deadline=None)
 @given(case=cases(min_n=130, max_n=420), dtype=st.sampled_from([torch.float64, torch.float32]))
 def test_matches_the_truth_over_several_tiles(backend, case, dtype):

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from tests.models.tiny import tiny_encoder
 from tests.train.tiny import tiny
-from univa.card import LICENCES, run_facts
+from univa.card import _CORPORA, LICENCES, run_facts
 from univa.checkpoint import Progress, save_checkpoint
 from univa.models import ModelConfig, UniVA
 from univa.models.card import CardFacts, model_card
@@ -108,6 +108,10 @@ def test_real_corpora(preset, encoder, language):
     assert "`mosei-store`" in sections(card)["Data"]
     assert "alice" not in card.content
     assert "Which of these had a part is for whoever trained" in sections(card)["Licences"]
+
+
+def test_every_corpus_of_a_preset_has_its_licence_question():
+    assert set(_CORPORA.values()) <= set(LICENCES)
 
 
 def test_an_encoders_folder_is_not_in_the_card(tmp_path: Path):

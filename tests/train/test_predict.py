@@ -200,6 +200,29 @@ def test_table_with_and_without_emotions(finished, lines, capsys):
         assert ("- (" in line) == (not any(row["predictions"]))
 
 
+def test_the_document_for_machines(finished, lines, tmp_path, capsys):
+    args = ["predict", str(finished), str(lines)]
+    assert main([*args, "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert main([*args, "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out) == {"predictions": rows}
+    assert error == ""
+    output = tmp_path / "out.jsonl"
+    assert main([*args, "--json", "--output", str(output)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "output": str(output),
+        "dialogues": len(lines.read_text().split("\n")) - 2,
+        "utterances": len(rows),
+    }
+    assert rows_of(output) == rows
+    # No document where a line is wrong.
+    bad = lines.with_name("bad.jsonl")
+    bad.write_text(lines.read_text() + "{")
+    assert main(["predict", str(finished), str(bad), "--json"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -212,6 +235,11 @@ def test_table_with_and_without_emotions(finished, lines, capsys):
         ('{"id": "", "utterances": [{}]}', "line 2: id must be a string"),
         ('{"utterances": [{"id": "a"}, {"id": "a"}]}', "utterance 2: the id 'a' comes twice"),
         ('{"utterances": [{"features": {"sound": "x"}}]}', "features must be an object with text"),
+        (
+            '{"utterances": [{"text": "a\\ud83d"}]}',
+            "line 2, utterance 1: text holds \\ud83d, which",
+        ),
+        ('{"id": "\\udc00", "utterances": [{}]}', "line 2: id holds \\udc00, which is half a char"),
         ('{"utterances": [{"id": "a"}]}', "line 2, utterance 'a': no word vectors, which the"),
         (
             '{"utterances": [{"id": "a", "features": {"text": "t.npy"}}]}',
@@ -304,7 +332,7 @@ def test_any_subset_of_modalities(modalities, tmp_path, corpus):
         (["RUN", "LINES", "--batch-size", "0"], "--batch-size: 0 is less than 1"),
         (["RUN", "LINES", "--text-scorer", "nowhere"], "nowhere/config.json: no such file"),
         (["RUN", "LINES", "--output", "FOLDER"], "cannot write a file here, this is a folder"),
-        (["RUN", "LINES", "--json"], "--json: univa predict has no result for machines"),
+        (["RUN", "LINES", "--json", "--format", "jsonl"], "--format would not be read with --json"),
     ],
 )
 def test_mistakes_in_options(args, said, finished, lines, capsys):

@@ -23,7 +23,7 @@ def python_code() -> str:
 
 
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     monkeypatch.chdir(tmp_path)
     write_lines(load_corpus(tiny()).test, tmp_path)
     smaller = options(tiny(run_folder=""))[1:]  # the same preset, but seconds instead of a minute
@@ -33,7 +33,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
         assert main(words + (smaller if words[0] == "train" else [])) == 0
         out, error = capsys.readouterr()
         if words[-1] == "--json":
-            assert set(json.loads(out)) == {"test"}
+            assert set(json.loads(out)) == {"predictions" if words[0] == "predict" else "test"}
         if words[-1] == "--quiet":
             assert error == ""
         if words[-1] == "jsonl":

@@ -6,29 +6,42 @@ univa figures runs/demo-without-va-cl runs/demo     # the slides' Figure 4
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from univa.batch import Modality
-from univa.console import note
+from univa.console import WIDTH, note, progress, table
 from univa.errors import UserError
 from univa.figures import curves, maps, matrices
 from univa.figures.extra import require_figures
 from univa.figures.quality import MapQuality, measure
 from univa.figures.sample import Sample, load_corpora, sample_training
 from univa.figures.style import THEMES, Theme, shorten, themed
-from univa.files import atomic_folder, atomic_write_json
+from univa.files import atomic_folder, atomic_write_json, check_named
 from univa.finished import FinishedRun, check_comparable, names_of, read_run
 from univa.processes import choose_device, cpu_threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Figures", "measure_sample", "notes_of", "quality_table", "run_figures"]
+__all__ = ["Drawings", "Figures", "measure_sample", "notes_of", "quality_table", "run_figures"]
+
+Drawings = list[tuple[str, "Callable[[], Figure]"]]
+"""Names of figures, and what draws them in the theme that is set."""
+
+_NAMES = (
+    *("map-emotion", "map-valence-arousal", "correlation"),
+    *("training", "thresholds", "co-occurrence"),
+)
+_FILES = {
+    f"{name}-{theme.name}.{kind}" for name in _NAMES for theme in THEMES for kind in ("png", "svg")
+} | {"figures.json"}
 
 
 @dataclass(kw_only=True)
@@ -70,6 +83,8 @@ class Figures:
         """
         require_figures()
         runs = [read_run(folder) for folder in self.runs]
+        if len({run.folder.resolve() for run in runs}) < len(runs):
+            raise UserError(f"{self.runs[1]}: the same run twice; give one, or another beside it")
         check_comparable(runs)
         names = names_of(runs)
         output = self.output
@@ -83,11 +98,15 @@ class Figures:
         radius = runs[0].config.loss.radius if self.radius is None else self.radius
         quality = measure_sample(sample, neighbors=self.neighbors, radius=radius)
         places, shown = lay_out_sample(sample, self.points)
+        drawings = [
+            (theme, name, draw)
+            for theme in THEMES
+            for name, draw in _all(runs, names, theme, sample, quality, places, shown)
+        ]
         with atomic_folder(output) as folder:
-            for theme in THEMES:
+            for theme, name, draw in progress(drawings, "drawing", unit="figure"):
                 with themed(theme):
-                    for name, figure in _all(runs, names, theme, sample, quality, places, shown):
-                        save(figure, folder / f"{name}-{theme.name}")
+                    save(draw(), folder / f"{name}-{theme.name}")
             notes = notes_of(runs, sample)
             content = {
                 "runs": [str(run.folder) for run in runs],
@@ -145,10 +164,10 @@ def measure_sample(
 def lay_out_sample(sample: Sample, points: int) -> tuple[maps.Maps, Any]:
     """Maps of at most so many utterances of a sample, and which they are."""
     shown = sample.first(points)
-    places = [
-        {name: maps.lay_out(values[shown]) for name, values in one.items()}
-        for one in sample.embeddings
-    ]
+    places: maps.Maps = [{} for _ in sample.embeddings]
+    every = [(run, name) for run, one in enumerate(sample.embeddings) for name in one]
+    for run, name in progress(every, "laying out", unit="map"):
+        places[run][name] = maps.lay_out(sample.embeddings[run][name][shown])
     return places, shown
 
 
@@ -159,21 +178,13 @@ def quality_table(names: Sequence[str], quality: Sequence[dict[Modality, MapQual
         for modality, one in found.items():
             rho = "-" if one.rank_correlation is None else f"{one.rank_correlation:.3f}"
             purity, chance = f"{100 * one.purity:.1f} %", f"{100 * one.chance:.1f} %"
-            rows.append([name, modality, purity, chance, rho])
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+            rows.append([shorten(name, 36), modality, purity, chance, rho])
     one = next(one for found in quality for one in found.values())
-    lines.append(
+    said = (
         f"purity: share of the {one.neighbors} nearest neighbours within {one.radius:g} in "
         f"valence-arousal; {one.utterances} training utterances, {one.pairs} pairs"
     )
-    return "\n".join(lines)
+    return f"{table(rows)}\n{textwrap.fill(said, WIDTH)}"
 
 
 def notes_of(runs: Sequence[FinishedRun], sample: Sample) -> list[str]:
@@ -182,26 +193,35 @@ def notes_of(runs: Sequence[FinishedRun], sample: Sample) -> list[str]:
         f"{name} has no valence-arousal scores: it has no map by valence-arousal and no numbers"
         for name in sample.unscored
     ]
+    notes += [
+        f"{runs[run].name} was trained with other valence-arousal scores of {name} than "
+        f"{runs[other].name}, whose scores colour its map and give its numbers"
+        for run, name, other in sample.differing
+    ]
     if all(run.similarity is None for run in runs):
         notes.append("no emotion correlation: the model has no prior")
     return notes
 
 
-def run_figures(
-    runs: Sequence[FinishedRun], names: Sequence[str], theme: Theme
-) -> Iterator[tuple[str, Figure]]:
-    """The figures that need nothing but the run folders: name, figure."""
+def run_figures(runs: Sequence[FinishedRun], names: Sequence[str], theme: Theme) -> Drawings:
+    """The figures that need nothing but the run folders."""
     labels = runs[0].label_names
+    drawings: Drawings = []
     correlations = matrices.correlations(runs, names)
     if correlations:
-        yield "correlation", matrices.draw_correlations(correlations, labels, theme)
-    yield "training", curves.draw_training(runs, names, theme)
-    yield "thresholds", curves.draw_thresholds(runs, names, theme)
+        drawings.append(
+            ("correlation", partial(matrices.draw_correlations, correlations, labels, theme))
+        )
     together = {"true": matrices.co_occurrence(runs[0].labels)}
     for run, name in zip(runs, names, strict=True):
         title = "predicted" if len(runs) == 1 else f"predicted by {shorten(name)}"
         together[title] = matrices.co_occurrence(run.predictions)
-    yield "co-occurrence", matrices.draw_co_occurrence(together, labels, theme)
+    return [
+        *drawings,
+        ("training", partial(curves.draw_training, runs, names, theme)),
+        ("thresholds", partial(curves.draw_thresholds, runs, names, theme)),
+        ("co-occurrence", partial(matrices.draw_co_occurrence, together, labels, theme)),
+    ]
 
 
 def _all(
@@ -212,29 +232,26 @@ def _all(
     quality: Sequence[dict[Modality, MapQuality]],
     places: maps.Maps,
     shown: Any,
-) -> Iterator[tuple[str, Figure]]:
-    labels = sample.labels[shown]
+) -> Drawings:
     scored = [name for name in sample.modalities if name in sample.coordinates]
-    for name, modalities, by_va in (
-        ("map-emotion", list(sample.modalities), False),
-        ("map-valence-arousal", scored, True),
-    ):
-        if modalities:
-            points = {one: sample.coordinates[one][shown] for one in scored} if by_va else None
-            yield (
-                name,
-                maps.draw_map(
-                    places,
-                    names,
-                    modalities,
-                    quality,
-                    theme,
-                    labels=labels,
-                    label_names=runs[0].label_names,
-                    coordinates=points,
-                ),
-            )
-    yield from run_figures(runs, names, theme)
+    draw = partial(
+        maps.draw_map,
+        places,
+        names,
+        quality=quality,
+        theme=theme,
+        labels=sample.labels[shown],
+        label_names=runs[0].label_names,
+    )
+    drawings: Drawings = [
+        ("map-emotion", partial(draw, modalities=sample.modalities, coordinates=None))
+    ]
+    if scored:
+        points = {one: sample.coordinates[one][shown] for one in scored}
+        drawings.append(
+            ("map-valence-arousal", partial(draw, modalities=scored, coordinates=points))
+        )
+    return [*drawings, *run_figures(runs, names, theme)]
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -245,13 +262,13 @@ def save(figure: Figure, stem: Path) -> None:
 
 def _check_ours(folder: Path) -> None:
     """UserError where replacing the folder would destroy what is not figures of ours."""
+    check_named(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError(f"{folder}: this is a file; give another --output")
     entries = list(folder.iterdir())
-    ours = all(path.suffix in (".png", ".svg") or path.name == "figures.json" for path in entries)
-    if entries and not (ours and (folder / "figures.json").exists()):
+    if entries and not all(path.name in _FILES for path in entries):
         raise UserError(
             f"{folder}: holds other files than figures of this command; give another --output"
         )

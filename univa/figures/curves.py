@@ -56,7 +56,7 @@ def draw_training(runs: Sequence[FinishedRun], names: Sequence[str], theme: Them
             metrics.plot(epochs, values, dash, marker="o", ms=2.5, **look)
         metrics.axvline(run.metrics["best_epoch"], ls=dash, color=theme.faint, lw=1, zorder=0)
     loss.set_title("loss")
-    _legend(loss, ["total", "classification"], theme, room=0.1)
+    _legend(loss, ["total", "classification"], theme, columns=2, room=0.25)
     parts.set_title("its other terms")
     parts.set_xlabel("step", labelpad=1)
     _legend(parts, [key.replace("contrastive_", "contrast, ") for key in terms], theme, columns=2)
@@ -93,7 +93,7 @@ def draw_thresholds(runs: Sequence[FinishedRun], names: Sequence[str], theme: Th
         axes.set_title({"valid": "validation", "test": "test"}[split] + ", per cent")
         axes.set(xlim=(0, 1), ylim=(0, None))
     both[1].grid(axis="y")
-    _legend(both[0], list(METRICS.values()), theme, columns=2, room=0.1)
+    _legend(both[0], list(METRICS.values()), theme, columns=2, room=0.35)
     both[1].set_xlabel("threshold; the one chosen on validation is marked", labelpad=1)
     _name_runs(figure, names, theme)
     return figure

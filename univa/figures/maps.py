@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from univa.batch import Modality
 from univa.errors import UserError
 from univa.figures.quality import MapQuality
-from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, shorten, va_colors
+from univa.figures.style import COLUMN_WIDTH, MARKERS, Theme, shape_of, shorten, va_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,9 @@ def draw_map(
     several = len(maps) > 1
     rows, columns = (len(modalities), len(maps)) if several else (1, len(modalities))
     side = min(COLUMN_WIDTH / columns, 1.6)
-    legend = 0.36 if coordinates is None else 0.95
+    columns_of_names = _columns(label_names)
+    lines = -(-(len(label_names) + 1) // columns_of_names)
+    legend = 0.08 + 0.14 * lines if coordinates is None else 0.95
     heights = [side + 0.3] * rows + [legend]
     figure = Figure(figsize=(COLUMN_WIDTH, sum(heights) + 0.3), layout="constrained")
     cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(
@@ -161,7 +163,7 @@ def _draw_one(
         axes.scatter(none[:, 0], none[:, 1], s=size, c=theme.faint, linewidths=0)
         for label in range(labels.shape[1]):
             one = places[shown == label]
-            marker = MARKERS[label % len(MARKERS)]
+            marker = MARKERS[shape_of(label)]
             axes.scatter(
                 one[:, 0], one[:, 1], s=size, c=theme.color(label), marker=marker, linewidths=0
             )
@@ -172,20 +174,26 @@ def _draw_one(
         axes.set_xlabel(said, labelpad=2, linespacing=1.15)
 
 
+def _columns(names: Sequence[str]) -> int:
+    """How many columns of the legend fit side by side; a letter of 7 pt has about 0.063 inches."""
+    widest = 0.3 + 0.063 * max(len(shorten(name)) for name in (*names, "none"))
+    return max(1, min(4, int(COLUMN_WIDTH / widest)))
+
+
 def _emotion_legend(axes: Axes, names: Sequence[str], theme: Theme) -> None:
     from matplotlib.lines import Line2D
 
     axes.axis("off")
     handles = [
-        Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], ms=4, mew=0, color=theme.color(i))
+        Line2D([], [], ls="", marker=MARKERS[shape_of(i)], ms=4, mew=0, color=theme.color(i))
         for i in range(len(names))
     ]
     handles.append(Line2D([], [], ls="", marker="o", ms=4, mew=0, color=theme.faint))
     axes.legend(
         handles,
-        [*names, "none"],
+        [*(shorten(name) for name in names), "none"],
         loc="center",
-        ncols=4,
+        ncols=_columns(names),
         handletextpad=0.1,
         columnspacing=1.0,
         borderpad=0,

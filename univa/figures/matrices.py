@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["co_occurrence", "correlations", "draw_co_occurrence", "draw_correlations"]
 
-_ROOM = 0.66  # inches for names on the left and at the top
+_ROOM = 0.66  # inches for names on the left, at least
 
 
 def correlations(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, NDArray]:
@@ -109,26 +109,41 @@ def _draw(
 
     count = len(label_names)
     # As large as the column allows, but cells no larger than needed.
-    side = min(COLUMN_WIDTH - _ROOM - 0.1, 0.4 * count)
-    height = len(matrices) * (side + 0.72)
+    shown = [shorten(name) for name in label_names]
+    room = max(_ROOM, 0.12 + 0.063 * max(map(len, shown)))
+    side = min(COLUMN_WIDTH - room - 0.1, 0.4 * count)
+    cell = side / count
+    numbers = cell >= (0.19 if factor == 100 else 0.28)  # inches that the longest takes
+    tall = max(side, 0.115 * count)  # a line of letters for each name
+    height = len(matrices) * (tall + (0.72 if numbers else 1.1))
     figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
     grid = figure.subplots(len(matrices), 1, squeeze=False)[:, 0]
     for axes, (title, matrix) in zip(grid, matrices.items(), strict=True):
-        axes.pcolormesh(
+        mesh = axes.pcolormesh(
             np.ma.masked_invalid(matrix),
             cmap=colors,
             vmin=low,
             vmax=high,
             edgecolors=theme.paper,
-            linewidth=0.8,
+            linewidth=0.8 if numbers else 0.2,
         )
         axes.set_title(title, pad=4)
-        axes.set(aspect="equal", ylim=(count, 0))
+        axes.set(aspect="equal" if tall == side else "auto", ylim=(count, 0))
         places = np.arange(count) + 0.5
-        axes.set_xticks(places, label_names, rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(places, label_names)
+        if cell >= 0.2:
+            axes.set_xticks(places, shown, rotation=35, ha="right", rotation_mode="anchor")
+        else:  # slanted ones would lie on each other; where upright ones do, every second
+            every = 1 if cell >= 0.11 else 2
+            axes.set_xticks(places[::every], shown[::every], rotation=90)
+        axes.set_yticks(places, shown)
         axes.tick_params(length=0, pad=2)
         axes.spines[:].set_visible(False)
+        if not numbers:
+            bar = figure.colorbar(mesh, ax=axes, location="bottom", aspect=30, pad=0.02)
+            bar.outline.set_visible(False)
+            ends = [low, 0, high] if low else [0, high]
+            bar.set_ticks(ends, labels=[_cell(end, factor) for end in ends])
+            continue
         for row in range(count):
             for column in range(count):
                 value = matrix[row, column]

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
+from univa.console import progress
 from univa.data import Corpus, Utterance
 from univa.errors import UserError
 from univa.evaluate import evaluation_sampler, run_batches
+from univa.figures.style import shorten
 from univa.finished import FinishedRun
 from univa.inputs import load_corpus, load_tokenizer, make_collator, make_normalizer
 from univa.models import UniVA
@@ -30,6 +32,8 @@ class Sample:
         coordinates: modality -> [S, 2] float32 (valence, arousal), normalised as in training; a
             modality without scores is absent.
         embeddings: for each run, modality -> [S, D] float32 on the CPU.
+        differing: (place of a run, modality, place of another) where the first run's scores are
+            not `coordinates`, which are the other's.
     """
 
     total: int
@@ -37,6 +41,7 @@ class Sample:
     labels: Tensor
     coordinates: dict[Modality, Tensor]
     embeddings: list[dict[Modality, Tensor]]
+    differing: tuple[tuple[int, Modality, int], ...] = ()
 
     def first(self, count: int) -> Tensor:
         """Places of `count` of the S utterances, spread evenly over the sample. int64."""
@@ -124,12 +129,17 @@ def sample_training(
     train = corpora[0].train
     chosen = choose_utterances(len(train), limit, seed=seed)
     coordinates: dict[Modality, Tensor] = {}
-    for run, corpus in zip(runs, corpora, strict=True):
+    owner: dict[Modality, int] = {}
+    differing: list[tuple[int, Modality, int]] = []
+    for place, (run, corpus) in enumerate(zip(runs, corpora, strict=True)):
         normalizer = make_normalizer(run.config, corpus.train)
         for name in corpus.train.coordinate_modalities:
-            if name not in coordinates and name in run.config.model.modalities:
-                normalized = normalizer.apply(corpus.train.coordinates(name), name)
-                coordinates[name] = normalized[chosen]
+            if name not in run.config.model.modalities:
+                continue
+            normalized = normalizer.apply(corpus.train.coordinates(name), name)[chosen]
+            if not torch.equal(coordinates.setdefault(name, normalized), normalized):
+                differing.append((place, name, owner[name]))
+            owner.setdefault(name, place)
     return Sample(
         total=len(train),
         utterances=tuple(train.utterances[i] for i in chosen.tolist()),
@@ -138,6 +148,7 @@ def sample_training(
         embeddings=[
             _embed(run, corpus, chosen, device) for run, corpus in zip(runs, corpora, strict=True)
         ],
+        differing=tuple(differing),
     )
 
 
@@ -155,7 +166,10 @@ def _embed(
     embeddings: dict[Modality, Tensor] = {
         name: torch.empty(len(chosen), config.model.hidden_size) for name in config.model.modalities
     }
-    for indices, output in run_batches(model, collator, batches, config=config, device=device):
+    outputs = run_batches(model, collator, batches, config=config, device=device)
+    for indices, output in progress(
+        outputs, f"embedding, {shorten(run.name)}", unit="batch", total=len(batches)
+    ):
         rows = [row_of[i] for i in indices]
         for name, values in output.embeddings.items():
             embeddings[name][rows] = values.float().cpu()

@@ -26,6 +26,7 @@ __all__ = [
     "Theme",
     "diverging",
     "sequential",
+    "shape_of",
     "shorten",
     "themed",
     "va_colors",
@@ -35,7 +36,7 @@ COLUMN_WIDTH = 85 / 25.4
 """Width of every figure in inches: one column of a two-column paper, 85 mm."""
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-"""Shapes of the points of emotions, cyclic."""
+"""Shapes of the points of emotions; `shape_of` says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,11 @@ class Theme:
     def color(self, place: int) -> str:
         """The colour of a curve or an emotion."""
         return self.series[place % len(self.series)]
+
+
+def shape_of(place: int) -> int:
+    """Which of `MARKERS` an emotion has: of 49 no two have the same shape and colour."""
+    return (place + place // len(MARKERS)) % len(MARKERS)
 
 
 LIGHT = Theme(

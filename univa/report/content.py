@@ -31,6 +31,16 @@ _PAPER_ROW = {
 }
 
 
+# Modalities -> row of Table 3, which has accuracy and micro-F1.
+_PAPER_MODALITIES = {
+    frozenset(("text", "audio")): "w/o Vision",
+    frozenset(("text", "vision")): "w/o Audio",
+    frozenset(("text",)): "w/o Vision, Audio",
+    frozenset(("audio",)): "w/o Text, Vision",
+    frozenset(("vision",)): "w/o Text, Audio",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
     """Tables of a folder of `univa ablate`.
@@ -133,22 +143,32 @@ def main_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, A
     return {"rows": rows, "note": note}
 
 
-def _paper(config: TrainConfig) -> tuple[str, tuple[float, ...]] | None:
-    """The paper's row for a run of this kind: title, figures."""
+def _paper(config: TrainConfig) -> tuple[str, tuple[float | None, ...]] | None:
+    """The paper's row for a run of this kind: title, figures; None for one that it leaves out."""
     preset = config.preset
+    parts = config.loss.alpha > 0, config.loss.prior is not None
     if set(config.model.modalities) != {"text", "audio", "vision"}:
-        return None
+        row = _PAPER_MODALITIES[frozenset(config.model.modalities)]
+        found = PAPER.get(preset, {}).get(3, {}).get(row) if all(parts) else None
+        if found is None:
+            return None
+        accuracy, micro = found
+        return f"paper, {preset} {row}", (accuracy, None, micro, None)
     # The Glove run on MOSEI has no prior to begin with.
-    whole = config.loss.alpha > 0 and (config.loss.prior is not None or preset == "mosei-glove")
+    whole = parts[0] and (parts[1] or preset == "mosei-glove")
     if whole and preset in PAPER_MAIN:
         return f"paper, {preset}", PAPER_MAIN[preset]
-    row = _PAPER_ROW[config.loss.alpha > 0, config.loss.prior is not None]
+    row = _PAPER_ROW[parts]
     figures = PAPER.get(preset, {}).get(2, {}).get(row)
     return None if figures is None else (f"paper, {preset} {row}", figures)
 
 
-def _cells(accuracy: float, hamming: float, micro: float, macro: float) -> list[str]:
-    return [f"{accuracy:.1f}", f"{hamming:.3f}", f"{micro:.1f}", f"{macro:.1f}"]
+def _cells(*figures: float | None) -> list[str]:
+    """Accuracy, Hamming loss, micro-F1, macro-F1."""
+    return [
+        "\N{EN DASH}" if figure is None else f"{figure:.{decimals}f}"
+        for figure, decimals in zip(figures, (1, 3, 1, 1), strict=True)
+    ]
 
 
 def label_table(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from univa.batch import Modality
+from univa.console import progress
 from univa.figures.cli import run_figures
 from univa.figures.maps import Maps, show_emotion
 from univa.figures.quality import MapQuality
@@ -51,20 +52,21 @@ def describe_figures(runs: Sequence[FinishedRun], names: Sequence[str]) -> list[
         if len(runs) <= 2
         else [([r], [n]) for r, n in zip(runs, names, strict=True)]
     )
-    found: list[dict[str, Any]] = []
-    for number, (some, some_names) in enumerate(groups):
-        drawn: dict[str, dict[str, Any]] = {}
-        for theme in THEMES:
-            with themed(theme):
-                for name, figure in run_figures(some, some_names, theme):
-                    one = drawn.setdefault(
-                        name, {"title": _TITLES[name], "caption": _CAPTIONS[name], "run": ""}
-                    )
-                    if len(groups) > 1:
-                        one["run"] = some_names[0]
-                    one[theme.name] = inline_svg(figure, f"{name}-{theme.name}-{number}-")
-        found += drawn.values()
-    return found
+    drawings = [
+        (number, theme, name, draw)
+        for number, (some, some_names) in enumerate(groups)
+        for theme in THEMES
+        for name, draw in run_figures(some, some_names, theme)
+    ]
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for number, theme, name, draw in progress(drawings, "drawing", unit="figure"):
+        run = groups[number][1][0] if len(groups) > 1 else ""
+        one = found.setdefault(
+            (number, name), {"title": _TITLES[name], "caption": _CAPTIONS[name], "run": run}
+        )
+        with themed(theme):
+            one[theme.name] = inline_svg(draw(), f"{name}-{theme.name}-{number}-")
+    return [*found.values()]
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:

@@ -7,6 +7,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from univa.figures.style import shape_of
+
 __all__ = ["render"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -32,6 +34,7 @@ def render(content: dict[str, Any]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters["signed"] = lambda value: f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    environment.filters["shape"] = shape_of
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html").render(
