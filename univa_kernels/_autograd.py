@@ -101,11 +101,16 @@ def contrastive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.set_materialize_grads(False)
 
 
-def contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    """Gradients of the 14 inputs, from that of the losses [N]."""
+def contrastive_grad(
+    ctx: Any, grad: Tensor | None, _: Any, *, tied: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the 14 inputs, from that of the losses [N].
+
+    tied: what the anchors' own copies in the contrast set are due is theirs.
+    """
     if grad is None:
         return (None,) * 14
-    saved = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: activation checkpointing hands them out no second time
     contrast, learned, stats = saved[1], saved[6], saved[7]
     of_anchors = ctx.needs_input_grad[0]
     of_contrast = contrast is not None and ctx.needs_input_grad[1]
@@ -117,6 +122,16 @@ def contrastive_grad(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | No
             ),
             grad,
             *saved,
+        )
+    if tied and of_anchors:
+        copies, options = own_copies(saved, ctx.options)
+        grad_anchors = (
+            grad_anchors
+            + _gradients(
+                lambda *tensors: _run("contrastive_backward", *tensors, *options, False, True),
+                grad,
+                *copies,
+            )[1]
         )
     of_temperature = None
     if learned is not None:
@@ -239,10 +254,9 @@ def _objective_grads(ctx: Any, grad: Tensor, weights: Any, options: Any) -> _Obj
         )
         return (*of, *of_embeddings)
 
-    similarity, learned = ctx.saved_tensors[2:4]
-    of_logits, of_similarity, of_temperature, *of_embeddings = _gradients(
-        compute, grad, *ctx.saved_tensors
-    )
+    saved = ctx.saved_tensors  # once, as above
+    similarity, learned = saved[2:4]
+    of_logits, of_similarity, of_temperature, *of_embeddings = _gradients(compute, grad, *saved)
     used = similarity is not None and options[-1] != "none"
     return _ObjectiveGrads(
         of_logits,
@@ -275,16 +289,7 @@ class _Tied(_Contrastive):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        of_anchors, *others = contrastive_grad(ctx, *grads)
-        if of_anchors is not None:
-            saved, options = own_copies(ctx.saved_tensors, ctx.options)
-            of_copies = _gradients(
-                lambda *tensors: _run("contrastive_backward", *tensors, *options, False, True),
-                grads[0],
-                *saved,
-            )[1]
-            of_anchors = of_anchors + of_copies
-        return (of_anchors, *others)
+        return contrastive_grad(ctx, *grads, tied=True)
 
 
 class _Prior(torch.autograd.Function):

@@ -1,13 +1,16 @@
 """The memory against a plain list of rows, in float64."""
 
 import copy
+import pickle
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 from tests.kernels import truth
 from tests.kernels.cases import BACKENDS
@@ -337,3 +340,133 @@ def test_the_memory_gets_no_gradient():
             loss.backward()
         backward = next(e for e in profiled.events() if e.name == "univa::contrastive_backward")
         assert (backward.cpu_memory_usage >= bank.nbytes) == contrast.requires_grad
+
+
+def step(memory, batch):
+    """One training step; the loss, not yet gone back through, and its leaf."""
+    leaf = batch[0].clone().requires_grad_()
+    return memory(leaf, batch[1]), leaf
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda rows: rows[:8],  # the oldest: the rows behind are another loss's
+        lambda rows: rows[::2],
+        lambda rows: rows.flip(0),
+        lambda rows: rows.clone(),
+    ],
+)
+def test_memory_set_to_a_part_of_itself(part):
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)
+    first, second, third = batches([8, 4, 4])
+    memory(*first[:2])
+    loss, leaf = step(memory, second)
+    (want,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    memory.embeddings = part(memory.embeddings)
+    memory.coordinates = part(memory.coordinates)
+    kept = memory.embeddings.clone()
+    memory(*third[:2])
+    (grad,) = torch.autograd.grad(loss, leaf)
+    assert torch.equal(grad, want)
+    assert torch.equal(memory.embeddings, torch.cat((kept, third[0])))
+
+
+def test_memory_set_to_fewer_columns():
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)
+    memory(*next(batches([8]))[:2])
+    memory.embeddings = memory.embeddings[:, :3]
+    kept = memory.embeddings.clone()
+    rows, places, _ = next(batches([4], dimension=3))
+    memory(rows, places)
+    assert torch.equal(memory.embeddings, torch.cat((kept, rows)))
+
+
+def test_two_steps_from_the_same_memory():
+    # functional_call puts the memory back: the second batch belongs where the first one lies.
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)
+    past, *both = batches([4, 4, 4])
+    memory(*past[:2])
+    buffers = dict(memory.named_buffers())
+    total, leaves, expected = 0, [], []
+    for batch in both:
+        loss, leaf = step(copy.deepcopy(memory), batch)
+        expected += torch.autograd.grad(loss, leaf)
+        leaves.append(batch[0].clone().requires_grad_())
+        arguments = (leaves[-1], batch[1])
+        total = total + torch.func.functional_call(memory, dict(buffers), arguments)
+    for grad, want in zip(torch.autograd.grad(total, leaves), expected, strict=True):
+        torch.testing.assert_close(grad, want)
+
+
+def test_memories_that_share_their_storage():
+    # As torch.multiprocessing hands a module to several processes.
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)
+    first, second, third = batches([8, 4, 4])
+    memory(*first[:2])
+    one, other = (pickle.loads(bytes(ForkingPickler.dumps(memory))) for _ in range(2))
+    one(*second[:2])
+    other(*third[:2])
+    assert torch.equal(one.embeddings, torch.cat((first[0], second[0])))
+    assert torch.equal(other.embeddings, torch.cat((first[0], third[0])))
+    assert torch.equal(memory.embeddings, first[0])
+
+
+def test_a_pickle_holds_the_rows_alone():
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
+    for batch in batches([4] * 3):
+        memory(*batch[:2])
+    copied = pickle.loads(pickle.dumps(memory))
+    assert torch.equal(copied.embeddings, memory.embeddings)
+    assert copied.embeddings.untyped_storage().nbytes() == 8 * 4 * 8
+
+
+def test_another_loss_takes_its_place():
+    class Plain(torch.nn.Module):
+        def forward(self, embeddings, coordinates, **contrast):
+            assert "tie_self" not in contrast
+            return va_supcon_loss(embeddings, coordinates, **contrast, **OPTIONS)
+
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=8)
+    grads = []
+    for loss in (memory.loss, Plain(), memory.loss):
+        memory.reset()
+        memory.loss = loss
+        for batch in batches([4, 4]):
+            value, leaf = step(memory, batch)
+        grads += torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(grads[0], grads[1])
+    torch.testing.assert_close(grads[0], grads[2])
+
+
+def test_a_loss_without_a_signature():
+    assert CrossBatchMemory(max, memory_size=8).filled == 0
+
+
+def test_under_function_transforms():
+    first, second, third = batches([4, 4, 4])
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)
+    memory(*first[:2])
+    loss, leaf = step(copy.deepcopy(memory), second)
+    (want,) = torch.autograd.grad(loss, leaf)
+    grad = torch.func.grad(lambda rows: memory(rows, second[1]))(second[0])
+    torch.testing.assert_close(grad, want)
+    with pytest.raises(RuntimeError, match=r"do not run under torch\.vmap"):
+        torch.vmap(lambda rows: memory(rows, third[1]))(torch.stack([third[0]] * 2))
+    memory(*third[:2])
+    assert torch.equal(memory.embeddings, torch.cat((first[0], second[0], third[0])))
+
+
+@pytest.mark.usefixtures("_backend")
+def test_own_copies_under_activation_checkpointing():
+    # It hands out what a backward keeps once only.
+    rows, places, _ = next(batches([6]))
+    bank = {"contrast_embeddings": rows, "contrast_coordinates": places, "self_offset": 2}
+    grads = []
+    for run in (lambda f, x: f(x), partial(checkpoint, use_reentrant=False)):
+        leaf = rows[2:].clone().requires_grad_()
+        run(
+            lambda x: va_supcon_loss(x, places[2:], **bank, tie_self=True, **OPTIONS), leaf
+        ).backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)

@@ -199,7 +199,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+def _gradients(
+    ctx: Any, grad: Tensor | None, _: Any, *, tied: bool = False
+) -> tuple[Tensor | None, ...]:
+    """As `univa_kernels._autograd.contrastive_grad`."""
     if grad is None:
         return (None,) * 14
     saved = ctx.saved_tensors
@@ -218,6 +221,12 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ..
             mine, theirs = torch.ops.univa_triton.contrastive_backward(
                 grad, *saved, *ctx.options, of_anchors, of_contrast
             )
+    if tied and mine is not None:
+        copies, options = own_copies(saved, ctx.options)
+        of_copies = torch.ops.univa_triton.contrastive_backward(
+            grad, *copies, *options, False, True
+        )[1]
+        mine = mine + of_copies
     if learned is not None and ctx.needs_input_grad[6]:
         # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass.
         change = (grad * stats[:, 3]).sum()
@@ -261,14 +270,7 @@ class _EagerTied(_Eager):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        of_anchors, *others = _gradients(ctx, *grads)
-        if of_anchors is not None:
-            saved, options = own_copies(ctx.saved_tensors, ctx.options)
-            of_copies = torch.ops.univa_triton.contrastive_backward(
-                grads[0], *saved, *options, False, True
-            )[1]
-            of_anchors = of_anchors + of_copies
-        return (of_anchors, *others)
+        return _gradients(ctx, *grads, tied=True)
 
 
 def _eager(tensor: Tensor) -> bool:

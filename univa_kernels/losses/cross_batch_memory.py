@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -15,6 +16,27 @@ from univa_kernels._autograd import in_plain_eager_mode
 __all__ = ["CrossBatchMemory"]
 
 _BUFFERS = ("embeddings", "coordinates", "groups")
+
+
+@dataclass
+class _Store:
+    """An allocation that the newest of what was written to it is remembered in."""
+
+    rows: Tensor  # [capacity, D]
+    used: int  # rows written so far; they stay as they are, a backward may still need them
+
+    def takes(self, remembered: Tensor, batch: Tensor) -> bool:
+        """Whether a batch may be written behind what is remembered, which must be the newest."""
+        count, end = len(remembered), self.used + len(batch)
+        return (
+            (self.rows.dtype, self.rows.device) == (batch.dtype, batch.device)
+            and (remembered.dtype, remembered.device) == (batch.dtype, batch.device)
+            and self.rows.is_inference() == torch.is_inference_mode_enabled()
+            and 0 < count <= self.used
+            and end <= len(self.rows)
+            # Anything else somebody has put there, or goes back to (torch.func.functional_call).
+            and remembered.is_set_to(self.rows[self.used - count : self.used])
+        )
 
 
 class CrossBatchMemory(nn.Module):
@@ -32,8 +54,8 @@ class CrossBatchMemory(nn.Module):
     under `.half()` and the like, since rounded ones would have other neighbours.
 
     Where the loss takes `tie_self`, a step costs neither a copy of the memory nor a gradient of it:
-    rows are written behind the last ones, into an allocation of a quarter more than `memory_size`,
-    and moved to a new one when its end is reached.
+    rows are written behind the last ones, into an allocation of a quarter more than `memory_size`
+    (or of a batch more, where that is larger), and moved to a new one when its end is reached.
 
     In distributed training every rank has a memory of its own rows. With `gather_distributed` in
     the loss, anchors meet the memories of all ranks. Leave the module out of what
@@ -81,8 +103,9 @@ class CrossBatchMemory(nn.Module):
             raise ValueError(f"memory_size must be at least 1, got {memory_size}")
         self.loss = loss
         self.memory_size = memory_size
-        self._ties = "tie_self" in inspect.signature(getattr(loss, "forward", loss)).parameters
-        self._store: Tensor | None = None  # what `embeddings` is a part of; [capacity, D]
+        # The loss that was asked whether it takes `tie_self`: another may take its place.
+        self._asked: tuple[Callable[..., Tensor], bool] = (loss, _takes_tie(loss))
+        self._store: _Store | None = None  # what `embeddings` is a part of
         self.register_buffer("embeddings", torch.empty(0, 0))
         self.register_buffer("coordinates", torch.empty(0, 0))
         self.register_buffer("groups", torch.empty(0, dtype=torch.int64))
@@ -156,41 +179,33 @@ class CrossBatchMemory(nn.Module):
         Not in evaluation: the next batch would overwrite it while its backward may be to come. Not
         where something traces, which sees no memory behind tensors.
         """
-        return (
-            self._ties
-            and self.training
+        if not (
+            self.training
             and in_plain_eager_mode()
+            and not torch._C._are_functorch_transforms_active()
             and type(embeddings) in (Tensor, nn.Parameter)
             and embeddings.shape[1] > 0
-        )
+        ):
+            return False
+        if self._asked[0] is not self.loss:
+            self._asked = (self.loss, _takes_tie(self.loss))
+        return self._asked[1]
 
     def _append(self, batch: Tensor) -> Tensor:
-        """Write a batch [N, D] behind what is remembered; that and the batch, [n + N, D].
-
-        Rows that have been written stay as they are: a backward may still need them.
-        """
+        """Write a batch [N, D] behind what is remembered; that and the batch, [n + N, D]."""
         count, size = self.filled, len(batch)
-        begin = self.embeddings.storage_offset() // batch.shape[1]
-        end = begin + count + size
         store = self._store
-        if store is None or not self._holds_memory(store, batch) or end > len(store):
+        if store is None or not store.takes(self.embeddings, batch):
             most = min(self.memory_size, 2 * (count + size))  # it grows as rows come
-            store = batch.new_empty((most + max(size, most // 4), batch.shape[1]))
+            rows = batch.new_empty((most + max(size, most // 4), batch.shape[1]))
             if count:
-                store[:count] = self.embeddings
-            self._store, begin, end = store, 0, count + size
+                rows[:count] = self.embeddings
+            self._store = store = _Store(rows, count)
+        end = store.used + size
         # `data`: for autograd a write to any of its rows would be one to those that are in use.
-        store.data[end - size : end] = batch
-        return store[begin:end]
-
-    def _holds_memory(self, store: Tensor, batch: Tensor) -> bool:
-        """Whether `embeddings` is still the part of the store that `_append` left it as."""
-        return (
-            self.filled > 0
-            and self.embeddings.untyped_storage().data_ptr() == store.untyped_storage().data_ptr()
-            and (store.dtype, store.device) == (batch.dtype, batch.device)
-            and store.is_inference() == torch.is_inference_mode_enabled()
-        )
+        store.rows.data[store.used : end] = batch
+        store.used = end
+        return store.rows[end - size - count : end]
 
     def _check_fits(self, embeddings: Tensor, coordinates: Tensor, groups: Tensor | None) -> None:
         """Require a batch of the kind that is remembered; by shapes alone."""
@@ -215,6 +230,12 @@ class CrossBatchMemory(nn.Module):
             self.coordinates = coordinates.to(self.coordinates.device)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles have what is remembered, and no allocation that two write to."""
+        remembered = self._buffers["embeddings"]
+        buffers = self._buffers | {"embeddings": None if remembered is None else remembered.clone()}
+        return self.__dict__ | {"_store": None, "_buffers": buffers}
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
@@ -237,6 +258,15 @@ class CrossBatchMemory(nn.Module):
     def extra_repr(self) -> str:
         """Show the options in `repr`."""
         return f"memory_size={self.memory_size}, filled={self.filled}"
+
+
+def _takes_tie(loss: Callable[..., Tensor]) -> bool:
+    """Whether a loss names `tie_self` among its arguments."""
+    try:
+        signature = inspect.signature(getattr(loss, "forward", loss))
+    except (TypeError, ValueError):  # some that are not written in Python have none
+        return False
+    return "tie_self" in signature.parameters
 
 
 def _past(remembered: Tensor, batch: Tensor) -> Tensor:
