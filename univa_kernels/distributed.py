@@ -29,6 +29,7 @@ from univa_kernels.functional import (
     GroupPairs,
     NoPositives,
     Reduction,
+    check_contrast,
     check_tie,
     contrastive_terms,
     va_supcon_loss,
@@ -237,6 +238,7 @@ def va_supcon_loss_distributed(
         part = _rows("contrast_", contrast_embeddings, contrast_coordinates, contrast_groups)
         _check_offset(self_offset, len(first.embeddings), len(part.embeddings))
         if tie_self:  # other ranks' anchors have gradients for these rows too: they travel
+            check_contrast(*first, *part)
             check_tie(embeddings, contrast_embeddings, self_offset)
             own = with_own_rows(embeddings, contrast_embeddings, self_offset or 0)
             part = part._replace(embeddings=own)

@@ -10,7 +10,13 @@ from torch import Tensor
 from univa_kernels import _checks, backends
 from univa_kernels.reference import accumulate_dtype
 
-__all__ = ["check_tie", "contrastive_terms", "emotion_correlation_prior", "va_supcon_loss"]
+__all__ = [
+    "check_contrast",
+    "check_tie",
+    "contrastive_terms",
+    "emotion_correlation_prior",
+    "va_supcon_loss",
+]
 
 NoPositives = Literal["skip", "zero", "error"]
 Reduction = Literal["none", "mean", "sum"]
@@ -75,7 +81,7 @@ def contrastive_terms(
             isinstance(self_offset, bool) or not isinstance(self_offset, int)
         ):
             raise TypeError(f"self_offset must be an int or None, got {self_offset!r}")
-        coordinates, contrast_coordinates, contrast_groups = _check_contrast(
+        coordinates, contrast_coordinates, contrast_groups = check_contrast(
             embeddings,
             coordinates,
             groups,
@@ -124,7 +130,7 @@ def check_tie(embeddings: Tensor, contrast_embeddings: Tensor, self_offset: int 
         )
 
 
-def _check_contrast(
+def check_contrast(
     embeddings: Tensor,
     coordinates: Tensor,
     groups: Tensor | None,
@@ -132,7 +138,12 @@ def _check_contrast(
     contrast_coordinates: Tensor,
     contrast_groups: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Check a contrast set against the anchors; return both coordinates in one dtype, groups."""
+    """Check a contrast set against the anchors; return both coordinates in one dtype, groups.
+
+    Raises:
+        TypeError: wrong type, or another dtype than the anchors'.
+        ValueError: a shape or a device does not fit.
+    """
     _checks.embeddings_2d("contrast_embeddings", contrast_embeddings)
     _checks.same_device("contrast_embeddings", contrast_embeddings, embeddings, "embeddings")
     if contrast_embeddings.shape[1] != embeddings.shape[1]:

@@ -233,6 +233,18 @@ def run_refusals(rank: int, world: int) -> dict[str, str]:
         },
         "offset alone": {"self_offset": 1},
         "tie alone": {"tie_self": True},
+        "tie of columns": {
+            "contrast_embeddings": torch.randn(4, 2),
+            "contrast_coordinates": places,
+            "self_offset": 0,
+            "tie_self": True,
+        },
+        "tie of dtypes": {
+            "contrast_embeddings": rows.double(),
+            "contrast_coordinates": places,
+            "self_offset": 0,
+            "tie_self": True,
+        },
         "places": {"contrast_embeddings": rows},
         "contrast": {"contrast_coordinates": places},
         "groups": {

@@ -176,6 +176,8 @@ def test_subgroup(ranks):
         ("offset", "ValueError: self_offset must be from 0 to 0"),
         ("offset alone", "ValueError: self_offset needs contrast_embeddings"),
         ("tie alone", "ValueError: tie_self needs contrast_embeddings"),
+        ("tie of columns", "ValueError: contrast_embeddings must have as many columns"),
+        ("tie of dtypes", "TypeError: contrast_embeddings are torch.float64 but embeddings are"),
         ("places", "ValueError: contrast_embeddings need contrast_coordinates"),
         ("contrast", "ValueError: contrast_coordinates and contrast_groups need"),
         ("groups", "ValueError: groups and contrast_groups go together"),
