@@ -443,6 +443,21 @@ def test_a_loss_without_a_signature():
     assert CrossBatchMemory(max, memory_size=8).filled == 0
 
 
+def test_replicas_on_one_device():
+    # As DataParallel makes them of a memory that stays as it is.
+    memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)
+    past, *both = batches([8, 4, 4])
+    memory(*past[:2])
+    total, leaves, expected = 0, [], []
+    for batch in both:
+        loss, leaf = step(copy.deepcopy(memory), batch)
+        expected += torch.autograd.grad(loss, leaf)
+        loss, leaf = step(memory._replicate_for_data_parallel(), batch)
+        total, leaves = total + loss, [*leaves, leaf]
+    for grad, want in zip(torch.autograd.grad(total, leaves), expected, strict=True):
+        torch.testing.assert_close(grad, want)
+
+
 def test_under_function_transforms():
     first, second, third = batches([4, 4, 4])
     memory = CrossBatchMemory(VASupConLoss(**OPTIONS), memory_size=16)

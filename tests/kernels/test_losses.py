@@ -1,12 +1,14 @@
 """The public modules and functions: agreement with each other, and errors."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tests.kernels import truth
 from tests.kernels.cases import BACKENDS
@@ -207,6 +209,23 @@ def test_mixed_dtypes_are_widened():
     mixed = univa_loss(**{**data, "embeddings": half})
     wide = univa_loss(**{**data, "embeddings": {name: rows.float() for name, rows in half.items()}})
     assert torch.equal(mixed.total, wide.total)
+
+
+def test_objective_under_activation_checkpointing():
+    # It hands out what a backward keeps once only.
+    logits, rows = torch.randn(6, 3), torch.randn(6, 4)
+    labels, places = torch.eye(3).repeat(2, 1), torch.rand(6, 2)
+    grads = []
+    for run in (lambda f, *x: f(*x), partial(checkpoint, use_reentrant=False)):
+        leaves = [logits.clone().requires_grad_(), rows.clone().requires_grad_()]
+
+        def total(logits, rows):
+            options = {"a": rows}, {"a": places}, torch.eye(3)
+            return UniVALoss()(logits, labels, *options).total
+
+        run(total, *leaves).backward()
+        grads.append([leaf.grad for leaf in leaves])
+    torch.testing.assert_close(*grads)
 
 
 def test_objective_learns_its_temperature():

@@ -28,14 +28,16 @@ class _Store:
     def takes(self, remembered: Tensor, batch: Tensor) -> bool:
         """Whether a batch may be written behind what is remembered, which must be the newest."""
         count, end = len(remembered), self.used + len(batch)
+        if not 0 < count <= self.used or end > len(self.rows):
+            return False
+        newest = self.rows[self.used - count : self.used]
         return (
-            (self.rows.dtype, self.rows.device) == (batch.dtype, batch.device)
-            and (remembered.dtype, remembered.device) == (batch.dtype, batch.device)
-            and self.rows.is_inference() == torch.is_inference_mode_enabled()
-            and 0 < count <= self.used
-            and end <= len(self.rows)
+            remembered.dtype == batch.dtype == newest.dtype
+            and remembered.device == batch.device == newest.device
+            and newest.is_inference() == torch.is_inference_mode_enabled()
             # Anything else somebody has put there, or goes back to (torch.func.functional_call).
-            and remembered.is_set_to(self.rows[self.used - count : self.used])
+            and remembered.data_ptr() == newest.data_ptr()
+            and (remembered.shape, remembered.stride()) == (newest.shape, newest.stride())
         )
 
 
