@@ -102,12 +102,26 @@ def authors(embeddings: Tensor, coordinates: Tensor) -> Tensor:
     return authors_loss(embeddings, coordinates, TEMPERATURE, RADIUS)
 
 
-def vectorised(embeddings: Tensor, coordinates: Tensor) -> Tensor:
-    """Logits matrix, mask, logsumexp."""
-    logits = (embeddings @ embeddings.T).float() / TEMPERATURE
-    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+def vectorised(
+    embeddings: Tensor,
+    coordinates: Tensor,
+    contrast: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
+    """Logits matrix, mask, logsumexp.
+
+    Args:
+        embeddings: [N, D].
+        coordinates: [N, 2].
+        contrast: [M, D], whose first rows are the embeddings; these alone if None.
+        places: their coordinates [M, 2].
+    """
+    contrast = embeddings if contrast is None else contrast
+    places = coordinates if places is None else places
+    logits = (embeddings @ contrast.T).float() / TEMPERATURE
+    own = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
     # Not the cdist that multiplies matrices: its rounding moves pairs across the radius.
-    distance = torch.cdist(coordinates, coordinates, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(coordinates, places, compute_mode="donot_use_mm_for_euclid_dist")
     positive = (distance < RADIUS) & ~own
     count = positive.sum(1)
     log_z = logits.masked_fill(own, -torch.inf).logsumexp(1)

@@ -122,7 +122,7 @@ def test_wrong_objective_and_wrong_memory_are_caught():
     with pytest.raises(WrongResult):
         objective.check(lambda *v: 1.001 * objective.vectorised_objective(*v), 12)
     with pytest.raises(WrongResult):
-        memory_bank.check(lambda *v: 1.001 * memory_bank.vectorised(*v))
+        memory_bank.check(lambda *v: 1.001 * memory_bank.with_bank(*v))
 
 
 def without_negatives(logits, labels, embeddings, coordinates, similarity):

@@ -86,12 +86,14 @@ def test_nan_reaches_the_loss():
     assert va_supcon_loss(rows, torch.zeros(40, 2, device="cuda")).isnan()
 
 
-def test_a_side_stream_is_respected():
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_a_side_stream_is_respected(backend):
     rows, va = torch.randn(2000, 256, device="cuda"), torch.rand(2000, 2, device="cuda")
-    expected = va_supcon_loss(rows, va)
+    with use_backend(backend):
+        expected = va_supcon_loss(rows, va)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), use_backend(backend):
         late = torch.zeros_like(rows)
         torch.cuda._sleep(50_000_000)
         late.copy_(rows)
