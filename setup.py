@@ -1,14 +1,17 @@
 """Builds the extension `univa_kernels._C`; everything else about the project is in pyproject.toml.
 
 The extension targets torch's stable ABI, so it needs torch's headers but is not tied to the torch
-it was built with. CUDA code is compiled wherever nvcc is found, also beside a CPU build of torch,
-and no GPU is ever looked for. Environment variables:
+it was built with. Environment variables:
 
     UNIVA_BUILD_EXTENSION   0: pure Python, everything runs on the PyTorch reference path
                             1: a build that fails is an error
                             auto (default): a build that fails is reported and left out
-    UNIVA_BUILD_CUDA        0: no CUDA code   1: needs nvcc   auto (default): with nvcc if there
-    TORCH_CUDA_ARCH_LIST    e.g. "8.0;9.0+PTX"; default 8.0, 9.0 and 10.0 with PTX of the last
+    UNIVA_BUILD_CUDA        0: no CUDA code
+                            1: CUDA code, also beside a CPU build of torch; no nvcc is an error
+                            auto (default): CUDA code where nvcc is there and something could run
+                            it: torch is a CUDA build, or nvidia-smi shows a GPU
+    TORCH_CUDA_ARCH_LIST    e.g. "8.0;9.0+PTX"; default: with auto those of the GPUs that are
+                            there, else 8.0, 9.0 and 10.0 with PTX of the last
     MAX_JOBS                compilers at a time; default one per CPU
     CUDA_HOME or CUDA_PATH  the CUDA toolkit, where nvcc is not on PATH
     CXX, CXXFLAGS, LDFLAGS  the C++ compiler and what it is given on top
@@ -23,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,8 @@ ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "csrc"
 TARGET_TORCH = (2, 11)
 DEFAULT_CAPABILITIES = ("8.0", "9.0", "10.0")
+MINIMUM_CAPABILITY = 8.0
+FAILURE_FILE = "univa_kernels/_build_failure.txt"  # univa_kernels/ops.py reads it
 
 # -ffp-contract=off: whether a pair is positive must not depend on fused multiply-add.
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
@@ -47,9 +53,21 @@ NVCC_FLAGS += ["-Xptxas", "-v"]  # kept beside the object: benchmarks/cuda_resou
 class BuildFailure(Exception):
     """The extension cannot be built; the message says why."""
 
+    @property
+    def first_error(self) -> str:
+        """One line: the compiler's first error, or the message itself."""
+        lines = [line.strip() for line in str(self).splitlines() if line.strip()]
+        errors = [line for line in lines if re.search(r"\berror\b|undefined reference", line, re.I)]
+        # The first line of several is the command.
+        return (errors or lines[1:] or lines)[0]
+
 
 class CudaFailure(BuildFailure):
     """Its CUDA part cannot be built."""
+
+
+class CudaLeftOut(Exception):
+    """Its CUDA part is not wanted; the message says why."""
 
 
 def switch(name: str) -> str:
@@ -102,6 +120,26 @@ def find_compiler() -> list[str]:
         if shutil.which(name):
             return [name, *command[1:]]
     raise BuildFailure(f"found no C++ compiler (looked for {', '.join(names)})")
+
+
+def torch_cuda_version() -> str | None:
+    """CUDA version of the torch that is built against; None: a CPU build."""
+    text = (package_folder("torch") / "version.py").read_text()
+    found = re.search(r"""^cuda\b[^=\n]*=\s*["'](.+?)["']""", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def visible_gpus() -> list[str]:
+    """Compute capabilities, such as "9.0", of this machine's GPUs that the kernels can run on."""
+    nvidia_smi = shutil.which("nvidia-smi")
+    if nvidia_smi is None:
+        return []
+    try:
+        listed = output_of(nvidia_smi, "--query-gpu=compute_cap", "--format=csv,noheader")
+    except CudaFailure:  # no driver, no GPU
+        return []
+    found = sorted(set(re.findall(r"(?m)^(\d+\.\d)\s*$", listed)), key=float)
+    return [capability for capability in found if float(capability) >= MINIMUM_CAPABILITY]
 
 
 def find_nvcc() -> str | None:
@@ -180,19 +218,29 @@ class CudaToolkit:
     static_runtime: Path
 
     @classmethod
-    def find(cls) -> "CudaToolkit | None":
-        """The toolkit to build with; None where UNIVA_BUILD_CUDA says no, or auto and no nvcc."""
+    def find(cls) -> "CudaToolkit":
+        """The toolkit to build with.
+
+        Raises:
+            CudaLeftOut: UNIVA_BUILD_CUDA says so, or auto and nothing could run CUDA code.
+            CudaFailure: the toolkit cannot be used.
+        """
         setting = switch("UNIVA_BUILD_CUDA")
         if setting == "0":
-            return None
+            raise CudaLeftOut("UNIVA_BUILD_CUDA=0")
         nvcc = find_nvcc()
         if nvcc is None:
             if setting == "1":
                 raise CudaFailure("UNIVA_BUILD_CUDA=1, but there is no nvcc: set CUDA_HOME or PATH")
-            return None
+            raise CudaLeftOut("no nvcc was found")
+        gpus = visible_gpus() if setting == "auto" else []
+        if setting == "auto" and not gpus and torch_cuda_version() is None:
+            raise CudaLeftOut(
+                "torch is a CPU build and no GPU is visible; UNIVA_BUILD_CUDA=1 compiles it anyway"
+            )
         version = re.search(r"release [\d.]+, V([\d.]+)", output_of(nvcc, "--version"))
         codes = set(re.findall(r"sm_(\d+)", output_of(nvcc, "--list-gpu-code")))
-        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ";".join(gpus)
         return cls(
             nvcc=nvcc,
             version=version.group(1) if version else "unknown",
@@ -267,17 +315,29 @@ class Compilation:
         except (OSError, ValueError):
             return False
 
+    @property
+    def size(self) -> int:
+        """Size by which the longest compilations go first.
+
+        nvcc makes code for several GPUs; the headers of pybind11 are more than any of our files.
+        """
+        text = self.source.read_bytes()
+        slow = self.source.suffix == ".cu" or b"<pybind11/" in text
+        return len(text) * (100 if slow else 1)
+
     def run(self) -> None:
-        """Compiles; the compiler's own words go to stderr."""
+        """Compiles; prints one line with the time, after what the compiler says."""
+        begin = time.monotonic()
         self.object.parent.mkdir(parents=True, exist_ok=True)
         self._stamp.unlink(missing_ok=True)
-        report(f"compiling {self.source.relative_to(ROOT)}")
         command = [*self.command, "-MMD", "-MF", str(self._dependencies)]
         failure = CudaFailure if self.source.suffix == ".cu" else BuildFailure
         said = execute([*command, "-c", str(self.source), "-o", str(self.object)], failure)
         if self.source.suffix == ".cu":
             self.object.with_suffix(".ptxas").write_text(said)
         self._stamp.write_text(json.dumps([*self.command, self.salt]))
+        seconds = time.monotonic() - begin
+        report(f"compiled {self.source.relative_to(ROOT)} in {seconds:.1f} s")
 
 
 def execute(command: list[str], failure: type[BuildFailure] = BuildFailure) -> str:
@@ -286,7 +346,8 @@ def execute(command: list[str], failure: type[BuildFailure] = BuildFailure) -> s
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if run.returncode != 0:
-        raise failure(f"{shlex.join(command)}\n{run.stdout.strip()}")
+        said = run.stdout.strip() or f"{command[0]} ended with status {run.returncode}"
+        raise failure(f"{shlex.join(command)}\n{said}")
     # ptxas tells of every kernel's registers; whoever builds need not see that.
     rest = re.sub(r"(?m)^(ptxas info .*|.* bytes stack frame.*)\n?", "", run.stdout)
     if rest.strip():
@@ -298,8 +359,11 @@ class BuildExtension(build_ext):
     """Compiles csrc/ into univa_kernels._C."""
 
     def run(self) -> None:
+        folder = ROOT if self.inplace else Path(self.build_lib)
+        reason = folder / FAILURE_FILE
         try:
             super().run()
+            reason.unlink(missing_ok=True)
         except BuildFailure as failure:
             cuda_demanded = isinstance(failure, CudaFailure) and switch("UNIVA_BUILD_CUDA") == "1"
             if cuda_demanded or switch("UNIVA_BUILD_EXTENSION") == "1":
@@ -307,6 +371,8 @@ class BuildExtension(build_ext):
             # A library of an earlier build would not fit the Python code of this one.
             stale = ROOT / self.get_ext_filename(self.extensions[0].name)
             stale.unlink(missing_ok=True)
+            reason.parent.mkdir(parents=True, exist_ok=True)
+            reason.write_text(failure.first_error + "\n")
             self.extensions = []
             report(
                 f"the extension univa_kernels._C was NOT built, and is left out: {failure}\n"
@@ -318,51 +384,84 @@ class BuildExtension(build_ext):
         output = Path(self.get_ext_fullpath(ext.name))
         compiler = find_compiler()
         try:
-            self.compile_and_link(output, compiler, CudaToolkit.find())
+            try:
+                toolkit = CudaToolkit.find()
+            except CudaLeftOut as reason:
+                report(f"CUDA code is left out: {reason}")
+                self.compile_and_link(output, compiler, str(reason))
+            else:
+                self.compile_and_link(output, compiler, toolkit)
         except CudaFailure as failure:
             if "1" in (switch("UNIVA_BUILD_CUDA"), switch("UNIVA_BUILD_EXTENSION")):
                 raise
             report(f"the CUDA part was NOT built, and is left out: {failure}")
-            self.compile_and_link(output, compiler, None)
+            self.compile_and_link(output, compiler, failure.first_error)
+
+    @property
+    def objects(self) -> Path:
+        """Folder of the object files.
+
+        Not the temporary folder that an editable install is given: objects outlive the install.
+        """
+        return ROOT / "build" / f"extension-{self.plat_name}-{sys.implementation.cache_tag}"
 
     def compile_and_link(
-        self, output: Path, compiler: list[str], toolkit: CudaToolkit | None
+        self, output: Path, compiler: list[str], toolkit: CudaToolkit | str
     ) -> None:
-        """Brings every object up to date and links them."""
+        """Brings every object up to date and links them.
+
+        Args:
+            output: the library.
+            compiler: command of the C++ compiler.
+            toolkit: what compiles the CUDA code, or why there is none.
+        """
         torch = package_folder("torch")
         compilations = self.compilations(compiler, torch / "include", toolkit)
         outdated = [compilation for compilation in compilations if not compilation.is_current()]
+        outdated.sort(key=lambda compilation: compilation.size, reverse=True)
         with ThreadPoolExecutor(job_count()) as pool:
-            # CUDA files take longest, so they go first.
-            outdated.sort(key=lambda compilation: compilation.source.suffix != ".cu")
             futures = [pool.submit(compilation.run) for compilation in outdated]
             try:
                 for future in futures:
                     future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # Linked under another name: a process may have the old library loaded.
-        fresh = output.with_name(f".{output.name}.{os.getpid()}")
         command = [*compiler, "-shared", "-fPIC", *(str(c.object) for c in compilations)]
         command += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
         if sys.platform == "darwin":
             command += ["-undefined", "dynamic_lookup"]
-        if toolkit is not None:
+        if isinstance(toolkit, CudaToolkit):
             command += [str(toolkit.static_runtime), "-Wl,--exclude-libs,libcudart_static.a"]
             command += ["-lrt", "-lpthread"]
         if sys.platform != "darwin":
             command += ["-ldl"]
+        command += shlex.split(os.environ.get("LDFLAGS", ""))
+        self.link(command, output, compilations)
+
+    def link(self, command: list[str], output: Path, compilations: list[Compilation]) -> None:
+        """Links the objects, unless the library is there and was made from them by this command."""
+        stamp = self.objects / "linked.json"
         try:
-            execute([*command, *shlex.split(os.environ.get("LDFLAGS", "")), "-o", str(fresh)])
+            made = output.stat().st_mtime_ns
+            if json.loads(stamp.read_text()) == [command, str(output), made]:
+                if all(c.object.stat().st_mtime_ns <= made for c in compilations):
+                    return
+        except (OSError, ValueError):
+            pass
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Linked under another name: a process may have the old library loaded.
+        fresh = output.with_name(f".{output.name}.{os.getpid()}")
+        try:
+            execute([*command, "-o", str(fresh)])
             os.replace(fresh, output)
         finally:
             fresh.unlink(missing_ok=True)
+        stamp.write_text(json.dumps([command, str(output), output.stat().st_mtime_ns]))
 
     def compilations(
-        self, compiler: list[str], torch_include: Path, toolkit: CudaToolkit | None
+        self, compiler: list[str], torch_include: Path, toolkit: CudaToolkit | str
     ) -> list[Compilation]:
-        """Every source with its command."""
+        """Every source with its command; arguments as for `compile_and_link`."""
         torch = torch_version(torch_include)
         # Before torch's own copy of pybind11, which may be older.
         headers = [package_folder("pybind11") / "include", torch_include]
@@ -377,8 +476,11 @@ class BuildExtension(build_ext):
         info += [f'-DUNIVA_TARGET_TORCH="{".".join(map(str, TARGET_TORCH))}"']
         sources = [*SOURCES.glob("*.cpp"), *SOURCES.glob("cpu/*.cpp"), SOURCES / "cuda/stream.cpp"]
         commands = []
-        if toolkit is not None:
-            cxx.append("-DUNIVA_WITH_CUDA")
+        if isinstance(toolkit, str):
+            quoted = toolkit.replace("\\", "\\\\").replace('"', '\\"')
+            info += [f'-DUNIVA_CUDA_LEFT_OUT="{quoted}"']
+        else:
+            info.append("-DUNIVA_WITH_CUDA")
             architectures = toolkit.architectures
             names = " ".join(f"sm_{c}" for c in architectures.binaries)
             info += [f'-DUNIVA_CUDA_VERSION="{toolkit.version}"']
@@ -396,17 +498,20 @@ class BuildExtension(build_ext):
             # torch, and torch's copy of pybind11 refuses to be included with one.
             command = [*cxx, *(info if path.name == "module.cpp" else stable)]
             commands.append((path, command, torch))
-        # Not the temporary folder that an editable install is given: objects outlive the install.
-        folder = ROOT / "build" / f"extension-{self.plat_name}-{sys.implementation.cache_tag}"
-        return [
-            Compilation(
-                source=path,
-                object=folder / path.relative_to(SOURCES).with_suffix(path.suffix + ".o"),
-                command=tuple(command),
-                salt=salt,
+        compilations = []
+        for path, command, salt in sorted(commands):
+            # One of a build with CUDA and of one without, so that each finds its own again.
+            with_cuda = path.name == "module.cpp" and isinstance(toolkit, CudaToolkit)
+            suffix = f"{path.suffix}{'.cuda' if with_cuda else ''}.o"
+            compilations.append(
+                Compilation(
+                    source=path,
+                    object=self.objects / path.relative_to(SOURCES).with_suffix(suffix),
+                    command=tuple(command),
+                    salt=salt,
+                )
             )
-            for path, command, salt in sorted(commands)
-        ]
+        return compilations
 
 
 if __name__ == "__main__":

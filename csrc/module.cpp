@@ -4,10 +4,12 @@
 #include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
 
+#include <cstdlib>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "cpu/clones.h"
 #include "cuda/plan.h"
 #include "cuda/stream.h"
 
@@ -24,7 +26,7 @@ std::vector<std::string> split(const std::string& text) {
   return list;
 }
 
-// What this file was compiled with. Nothing here looks for a GPU. UNIVA_* come from setup.py.
+// What this file was compiled with, and the loops that run. Nothing here looks for a GPU. UNIVA_* come from setup.py.
 py::dict build_info() {
   py::dict info;
   info["version"] = UNIVA_VERSION;
@@ -36,12 +38,15 @@ py::dict build_info() {
   info["compiler"] = "gcc " __VERSION__;
 #endif
   info["cxx_standard"] = __cplusplus;
+  info["cpu_capability"] = univa::cpu::capability_name();
 #if defined(UNIVA_WITH_CUDA)
   info["cuda"] = UNIVA_CUDA_VERSION;
+  info["cuda_left_out"] = py::none();
   info["cuda_architectures"] = split(UNIVA_CUDA_ARCHITECTURES);
   info["cuda_ptx"] = split(UNIVA_CUDA_PTX);
 #else
   info["cuda"] = py::none();
+  info["cuda_left_out"] = UNIVA_CUDA_LEFT_OUT;
   info["cuda_architectures"] = split("");
   info["cuda_ptx"] = split("");
 #endif
@@ -96,6 +101,8 @@ py::dict launch_plan(const std::string& dtype, int64_t rows, int64_t depth, int6
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
+  const char* wanted = std::getenv("UNIVA_CPU_CAPABILITY");
+  univa::cpu::choose_capability(wanted == nullptr ? "" : wanted);
   module.doc() = "Compiled ops of univa_kernels, registered as torch.ops.univa when imported.";
   module.def("build_info", &build_info,
              "What the extension was built with: versions, compiler, CUDA architectures.");

@@ -52,11 +52,9 @@ namespace cpu {
 UNIVA_DECLARE_OPS
 }
 
-#if defined(UNIVA_WITH_CUDA)
 namespace cuda {
 UNIVA_DECLARE_OPS
 }
-#endif
 
 #undef UNIVA_DECLARE_OPS
 

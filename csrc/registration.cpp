@@ -46,14 +46,3 @@ STABLE_TORCH_LIBRARY_IMPL(univa, CPU, library) {
   library.impl("objective_forward", TORCH_BOX(&univa::cpu::objective_forward));
   library.impl("objective_backward", TORCH_BOX(&univa::cpu::objective_backward));
 }
-
-#if defined(UNIVA_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(univa, CUDA, library) {
-  library.impl("contrastive_forward", TORCH_BOX(&univa::cuda::contrastive_forward));
-  library.impl("contrastive_backward", TORCH_BOX(&univa::cuda::contrastive_backward));
-  library.impl("correlation_prior_forward", TORCH_BOX(&univa::cuda::correlation_prior_forward));
-  library.impl("correlation_prior_backward", TORCH_BOX(&univa::cuda::correlation_prior_backward));
-  library.impl("objective_forward", TORCH_BOX(&univa::cuda::objective_forward));
-  library.impl("objective_backward", TORCH_BOX(&univa::cuda::objective_backward));
-}
-#endif

@@ -1,4 +1,8 @@
-"""Fixtures that the whole suite shares."""
+"""Fixtures that the whole suite shares.
+
+Environment variables: UNIVA_SHARED, the folder with golden numbers and real data, and
+UNIVA_TEST_THREADS, threads of each test process (default: 1 beside other test processes, else 2).
+"""
 
 import os
 from pathlib import Path
@@ -10,10 +14,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ.get("UNIVA_TEST_THREADS", "1" if WORKERS > 1 else "2")))
 
 
 @pytest.fixture(scope="session")

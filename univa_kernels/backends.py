@@ -20,6 +20,7 @@ __all__ = ["Backend", "available_backends", "build_info", "select", "use_backend
 
 # Found out here: torch.compile traces through the choice of a backend, and cannot trace these.
 _CUDA_ARCHITECTURES = ops.extension_build_info().get("cuda_architectures")
+_CUDA_LEFT_OUT = ops.extension_build_info().get("cuda_left_out")
 # Triton builds with it what launches its kernels (triton/runtime/build.py).
 _C_COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
@@ -69,7 +70,7 @@ def _cuda_missing() -> str | None:
     if missing := _extension_missing():
         return missing
     if not _CUDA_ARCHITECTURES:
-        return "the extension was built without CUDA (no nvcc, or UNIVA_BUILD_CUDA=0)"
+        return f"the extension was built without CUDA: {_CUDA_LEFT_OUT}"
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 

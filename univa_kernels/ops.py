@@ -8,6 +8,7 @@ must stay importable when there is no extension: `LOAD_ERROR` then says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +35,13 @@ LOAD_ERROR: str | None = None
 try:
     from univa_kernels import _C
 except ImportError as error:
-    missing = str(error).startswith("cannot import name '_C'")
-    LOAD_ERROR = "it was not built" if missing else str(error)
+    LOAD_ERROR = str(error)
+    if LOAD_ERROR.startswith("cannot import name '_C'"):
+        LOAD_ERROR = "it was not built"
+        # A build that failed leaves the compiler's first error here: see setup.py.
+        reason = Path(__file__).with_name("_build_failure.txt")
+        if reason.is_file():
+            LOAD_ERROR += f": {reason.read_text(encoding='utf-8', errors='replace').strip()}"
 
 
 def extension_build_info() -> dict[str, Any]:

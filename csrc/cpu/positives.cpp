@@ -77,28 +77,21 @@ UNIVA_INLINE void weigh(const Points<U>& points, const PositiveRule<T, U>& rule,
 
 }  // namespace
 
-UNIVA_CLONES void positive_weights(const Points<float>& points,
-                                   const PositiveRule<float, float>& rule, int64_t count,
-                                   float* positive) {
-  weigh(points, rule, count, positive);
-}
-
-UNIVA_CLONES void positive_weights(const Points<double>& points,
-                                   const PositiveRule<float, double>& rule, int64_t count,
-                                   float* positive) {
-  weigh(points, rule, count, positive);
-}
-
-UNIVA_CLONES void positive_weights(const Points<float>& points,
-                                   const PositiveRule<double, float>& rule, int64_t count,
-                                   double* positive) {
-  weigh(points, rule, count, positive);
-}
-
-UNIVA_CLONES void positive_weights(const Points<double>& points,
-                                   const PositiveRule<double, double>& rule, int64_t count,
-                                   double* positive) {
-  weigh(points, rule, count, positive);
-}
+UNIVA_CLONES(void, positive_weights,
+             (const Points<float>& points, const PositiveRule<float, float>& rule, int64_t count,
+              float* positive),
+             (points, rule, count, positive), weigh(points, rule, count, positive))
+UNIVA_CLONES(void, positive_weights,
+             (const Points<double>& points, const PositiveRule<float, double>& rule, int64_t count,
+              float* positive),
+             (points, rule, count, positive), weigh(points, rule, count, positive))
+UNIVA_CLONES(void, positive_weights,
+             (const Points<float>& points, const PositiveRule<double, float>& rule, int64_t count,
+              double* positive),
+             (points, rule, count, positive), weigh(points, rule, count, positive))
+UNIVA_CLONES(void, positive_weights,
+             (const Points<double>& points, const PositiveRule<double, double>& rule, int64_t count,
+              double* positive),
+             (points, rule, count, positive), weigh(points, rule, count, positive))
 
 }  // namespace univa::cpu

@@ -129,86 +129,82 @@ UNIVA_INLINE void both_coefficients(T* dots, const T* positive, int64_t count, T
 
 }  // namespace
 
-UNIVA_CLONES double unit_row(const float* row, int64_t count, float* unit) {
-  return scaled_to_unit(row, count, unit);
-}
+UNIVA_CLONES(double, unit_row, (const float* row, int64_t count, float* unit), (row, count, unit),
+             scaled_to_unit(row, count, unit))
+UNIVA_CLONES(double, unit_row, (const double* row, int64_t count, double* unit), (row, count, unit),
+             scaled_to_unit(row, count, unit))
 
-UNIVA_CLONES double unit_row(const double* row, int64_t count, double* unit) {
-  return scaled_to_unit(row, count, unit);
-}
+UNIVA_CLONES(float, largest, (const float* values, int64_t count), (values, count),
+             largest_of(values, count))
+UNIVA_CLONES(double, largest, (const double* values, int64_t count), (values, count),
+             largest_of(values, count))
 
-UNIVA_CLONES float largest(const float* values, int64_t count) { return largest_of(values, count); }
+UNIVA_CLONES(RowSums<float>, sum_row,
+             (const float* dots, const float* positive, int64_t count, float scale, float shift,
+              bool with_es),
+             (dots, positive, count, scale, shift, with_es),
+             with_es ? row_sums<true>(dots, positive, count, scale, shift)
+                     : row_sums<false>(dots, positive, count, scale, shift))
+UNIVA_CLONES(RowSums<double>, sum_row,
+             (const double* dots, const double* positive, int64_t count, double scale, double shift,
+              bool with_es),
+             (dots, positive, count, scale, shift, with_es),
+             with_es ? row_sums<true>(dots, positive, count, scale, shift)
+                     : row_sums<false>(dots, positive, count, scale, shift))
 
-UNIVA_CLONES double largest(const double* values, int64_t count) {
-  return largest_of(values, count);
-}
+UNIVA_CLONES(RowSums<float>, sum_row_and_columns,
+             (const float* dots, const float* positive, int64_t count, float scale, float shift,
+              float lift, float weight, const ColumnSums<float>& columns),
+             (dots, positive, count, scale, shift, lift, weight, columns),
+             columns.es != nullptr
+                 ? row_and_column_sums<true>(dots, positive, count, scale, shift, lift, weight,
+                                             columns.e, columns.es, columns.k, columns.ks)
+                 : row_and_column_sums<false>(dots, positive, count, scale, shift, lift, weight,
+                                              columns.e, columns.es, columns.k, columns.ks))
+UNIVA_CLONES(RowSums<double>, sum_row_and_columns,
+             (const double* dots, const double* positive, int64_t count, double scale, double shift,
+              double lift, double weight, const ColumnSums<double>& columns),
+             (dots, positive, count, scale, shift, lift, weight, columns),
+             columns.es != nullptr
+                 ? row_and_column_sums<true>(dots, positive, count, scale, shift, lift, weight,
+                                             columns.e, columns.es, columns.k, columns.ks)
+                 : row_and_column_sums<false>(dots, positive, count, scale, shift, lift, weight,
+                                              columns.e, columns.es, columns.k, columns.ks))
 
-UNIVA_CLONES RowSums<float> sum_row(const float* dots, const float* positive, int64_t count,
-                                    float scale, float shift, bool with_es) {
-  return with_es ? row_sums<true>(dots, positive, count, scale, shift)
-                 : row_sums<false>(dots, positive, count, scale, shift);
-}
+UNIVA_CLONES(void, coefficients_of_row,
+             (float* dots, const float* positive, int64_t count, float scale,
+              const RowCoefficient<float>& row),
+             (dots, positive, count, scale, row),
+             row_coefficients(dots, positive, count, scale, row))
+UNIVA_CLONES(void, coefficients_of_row,
+             (double* dots, const double* positive, int64_t count, double scale,
+              const RowCoefficient<double>& row),
+             (dots, positive, count, scale, row),
+             row_coefficients(dots, positive, count, scale, row))
 
-UNIVA_CLONES RowSums<double> sum_row(const double* dots, const double* positive, int64_t count,
-                                     double scale, double shift, bool with_es) {
-  return with_es ? row_sums<true>(dots, positive, count, scale, shift)
-                 : row_sums<false>(dots, positive, count, scale, shift);
-}
-
-UNIVA_CLONES RowSums<float> sum_row_and_columns(const float* dots, const float* positive,
-                                                int64_t count, float scale, float shift, float lift,
-                                                float weight, const ColumnSums<float>& columns) {
-  return columns.es != nullptr
-             ? row_and_column_sums<true>(dots, positive, count, scale, shift, lift, weight,
-                                         columns.e, columns.es, columns.k, columns.ks)
-             : row_and_column_sums<false>(dots, positive, count, scale, shift, lift, weight,
-                                          columns.e, columns.es, columns.k, columns.ks);
-}
-
-UNIVA_CLONES RowSums<double> sum_row_and_columns(const double* dots, const double* positive,
-                                                 int64_t count, double scale, double shift,
-                                                 double lift, double weight,
-                                                 const ColumnSums<double>& columns) {
-  return columns.es != nullptr
-             ? row_and_column_sums<true>(dots, positive, count, scale, shift, lift, weight,
-                                         columns.e, columns.es, columns.k, columns.ks)
-             : row_and_column_sums<false>(dots, positive, count, scale, shift, lift, weight,
-                                          columns.e, columns.es, columns.k, columns.ks);
-}
-
-UNIVA_CLONES void coefficients_of_row(float* dots, const float* positive, int64_t count,
-                                      float scale, const RowCoefficient<float>& row) {
-  row_coefficients(dots, positive, count, scale, row);
-}
-
-UNIVA_CLONES void coefficients_of_row(double* dots, const double* positive, int64_t count,
-                                      double scale, const RowCoefficient<double>& row) {
-  row_coefficients(dots, positive, count, scale, row);
-}
-
-UNIVA_CLONES void coefficients_of_both(float* dots, const float* positive, int64_t count,
-                                       float scale, const RowCoefficient<float>& row,
-                                       float row_weight, const ColumnCoefficients<float>& columns) {
-  if (columns.weight != nullptr) {
-    both_coefficients<true>(dots, positive, count, scale, row, row_weight, columns.log_z,
-                            columns.upstream, columns.inverse_count, columns.weight);
-  } else {
-    both_coefficients<false>(dots, positive, count, scale, row, row_weight, columns.log_z,
-                             columns.upstream, columns.inverse_count, columns.weight);
-  }
-}
-
-UNIVA_CLONES void coefficients_of_both(double* dots, const double* positive, int64_t count,
-                                       double scale, const RowCoefficient<double>& row,
-                                       double row_weight,
-                                       const ColumnCoefficients<double>& columns) {
-  if (columns.weight != nullptr) {
-    both_coefficients<true>(dots, positive, count, scale, row, row_weight, columns.log_z,
-                            columns.upstream, columns.inverse_count, columns.weight);
-  } else {
-    both_coefficients<false>(dots, positive, count, scale, row, row_weight, columns.log_z,
-                             columns.upstream, columns.inverse_count, columns.weight);
-  }
-}
+UNIVA_CLONES(void, coefficients_of_both,
+             (float* dots, const float* positive, int64_t count, float scale,
+              const RowCoefficient<float>& row, float row_weight,
+              const ColumnCoefficients<float>& columns),
+             (dots, positive, count, scale, row, row_weight, columns),
+             columns.weight != nullptr
+                 ? both_coefficients<true>(dots, positive, count, scale, row, row_weight,
+                                           columns.log_z, columns.upstream, columns.inverse_count,
+                                           columns.weight)
+                 : both_coefficients<false>(dots, positive, count, scale, row, row_weight,
+                                            columns.log_z, columns.upstream,
+                                            columns.inverse_count, columns.weight))
+UNIVA_CLONES(void, coefficients_of_both,
+             (double* dots, const double* positive, int64_t count, double scale,
+              const RowCoefficient<double>& row, double row_weight,
+              const ColumnCoefficients<double>& columns),
+             (dots, positive, count, scale, row, row_weight, columns),
+             columns.weight != nullptr
+                 ? both_coefficients<true>(dots, positive, count, scale, row, row_weight,
+                                           columns.log_z, columns.upstream, columns.inverse_count,
+                                           columns.weight)
+                 : both_coefficients<false>(dots, positive, count, scale, row, row_weight,
+                                            columns.log_z, columns.upstream,
+                                            columns.inverse_count, columns.weight))
 
 }  // namespace univa::cpu

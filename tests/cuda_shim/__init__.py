@@ -49,7 +49,7 @@ def _build() -> Path:
     torch_folder = build.package_folder("torch")
     compiler = build.find_compiler()
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
-    flags += ["-Wall", "-Wno-unknown-pragmas", "-DUNIVA_CUDA_SHIM", "-DUNIVA_WITH_CUDA"]
+    flags += ["-Wall", "-Wno-unknown-pragmas", "-DUNIVA_CUDA_SHIM"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]
     flags += ["-DUNIVA_FORWARD_BAND=256", "-DUNIVA_COEFFICIENTS=65536", "-DUNIVA_GRID_LIMIT=64"]
     # The shim's headers go before torch's and CUDA's.
@@ -57,7 +57,8 @@ def _build() -> Path:
     flags += ["-isystem", str(torch_folder / "include")]
     sources = [build.SOURCES / "arguments.cpp", *HERE.glob("*.cpp"), *HERE.glob("*.cu")]
     sources += [path for path in build.SOURCES.glob("cuda/*.c*") if path.suffix in (".cu", ".cpp")]
-    sources.remove(build.SOURCES / "cuda/stream.cpp")  # registration.cpp has its own
+    for name in ("stream.cpp", "registration.cpp"):  # the shim has its own
+        sources.remove(build.SOURCES / "cuda" / name)
     folder = ROOT / "build" / f"shim-{sysconfig.get_platform()}"
     compilations = [
         build.Compilation(

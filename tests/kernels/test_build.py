@@ -66,6 +66,8 @@ class TestLoadedExtension:
         assert re.fullmatch(r"\d+\.\d+\.\d+.*", info["torch_build_version"])
         assert re.match(r"(gcc|clang) \d+", info["compiler"])
         assert info["cxx_standard"] >= 201703
+        assert info["cpu_capability"] in ("default", "avx2", "avx512")
+        assert (info["cuda"] is None) == isinstance(info["cuda_left_out"], str)
 
     def test_has_every_op_on_the_cpu(self, extension):
         for op in OPS:
@@ -194,11 +196,74 @@ class TestSettings:
         with pytest.raises(build.CudaFailure, match="UNIVA_BUILD_CUDA=1, but there is no nvcc"):
             build.CudaToolkit.find()
         monkeypatch.setenv("UNIVA_BUILD_CUDA", "0")
-        assert build.CudaToolkit.find() is None
+        with pytest.raises(build.CudaLeftOut, match="UNIVA_BUILD_CUDA=0"):
+            build.CudaToolkit.find()
+        monkeypatch.setenv("UNIVA_BUILD_CUDA", "auto")
+        with pytest.raises(build.CudaLeftOut, match="no nvcc was found"):
+            build.CudaToolkit.find()
 
     @needs_nvcc
     def test_finds_the_static_runtime(self):
         assert build.find_static_runtime(nvcc).name == "libcudart_static.a"
+
+
+class TestAutomaticCuda:
+    """UNIVA_BUILD_CUDA=auto: CUDA code where nvcc is there and something could run it."""
+
+    @pytest.fixture
+    def machine(self, monkeypatch, tmp_path):
+        """Makes a machine with nvcc: a torch of this CUDA version, GPUs of these capabilities."""
+
+        def make(torch_cuda, capabilities):
+            folder = tmp_path / "bin"
+            folder.mkdir()
+            said = {
+                "nvcc": 'case "$1" in --list-gpu-code) echo sm_80 sm_90 sm_100;; '
+                '--version) echo "release 13.0, V13.0.88";; *) echo "#$ TOP=$TOP";; esac',
+                "nvidia-smi": "exit 9"
+                if capabilities is None
+                else f"printf '%s\\n' {' '.join(capabilities)}",
+            }
+            for name, script in said.items():
+                (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+                (folder / name).chmod(0o755)
+            (tmp_path / "lib64").mkdir()
+            (tmp_path / "lib64" / "libcudart_static.a").touch()
+            (tmp_path / "torch").mkdir()
+            text = f"from typing import Optional\ncuda: Optional[str] = {torch_cuda!r}\nhip = None\n"
+            (tmp_path / "torch" / "version.py").write_text(text)
+            monkeypatch.setattr(build, "package_folder", lambda name: tmp_path / name)
+            monkeypatch.setenv("TOP", str(tmp_path))
+            monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+            for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "UNIVA_BUILD_CUDA"):
+                monkeypatch.delenv(name, raising=False)
+
+        return make
+
+    def test_beside_a_cpu_torch_without_a_gpu_it_is_left_out(self, machine, monkeypatch):
+        machine(None, None)
+        said = "torch is a CPU build and no GPU is visible; UNIVA_BUILD_CUDA=1 compiles it anyway"
+        with pytest.raises(build.CudaLeftOut, match=said):
+            build.CudaToolkit.find()
+        monkeypatch.setenv("UNIVA_BUILD_CUDA", "1")
+        assert build.CudaToolkit.find().architectures.binaries == ("80", "90", "100")
+
+    def test_for_the_gpus_that_are_there(self, machine, monkeypatch):
+        machine(None, ["9.0", "8.0", "9.0", "7.5"])
+        assert build.CudaToolkit.find().architectures.binaries == ("80", "90")
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "10.0")
+        assert build.CudaToolkit.find().architectures.binaries == ("100",)
+        monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+        monkeypatch.setenv("UNIVA_BUILD_CUDA", "1")
+        assert build.CudaToolkit.find().architectures.binaries == ("80", "90", "100")
+
+    @pytest.mark.parametrize("capabilities", [None, [], ["7.5"]])
+    def test_for_the_usual_ones_beside_a_cuda_torch(self, machine, capabilities):
+        machine("13.0", capabilities)
+        assert build.CudaToolkit.find().architectures.ptx == ("100",)
+
+    def test_reads_the_torch_that_is_installed(self):
+        assert build.torch_cuda_version() == torch.version.cuda
 
 
 @pytest.mark.usefixtures("extension")  # skips where there is no compiler
@@ -284,6 +349,40 @@ class TestRefusals:
         assert "found no C++ compiler (looked for c++, g++, clang++)" in done.stderr
         assert "univa works without it, on the slower PyTorch reference path" in done.stderr
         assert not stale.exists()
+
+    @pytest.mark.parametrize(
+        ("compiler", "reason"),
+        [
+            ("echo 'part.cpp:3:1: fatal error: no <vector>' >&2; echo more; exit 1", "fatal error"),
+            ("exit 3", "c++ ended with status 3"),
+        ],
+    )
+    def test_a_broken_compiler_is_remembered(self, source_tree, compiler, reason):
+        """`build_info()` keeps the first error, and forgets it when a build succeeds."""
+        folder = source_tree / "bin"
+        folder.mkdir()
+        (folder / "c++").write_text(f"#!/bin/sh\n{compiler}\n")
+        (folder / "c++").chmod(0o755)
+        path = f"{folder}:/usr/bin:/bin"
+        done = self.build_in_place(source_tree, PATH=path, UNIVA_BUILD_CUDA="0")
+        assert done.returncode == 0
+        assert done.stderr.count("NOT built") == 1
+        code = "import univa_kernels; print(univa_kernels.build_info()['extension_error'])"
+        said = run("-P", "-c", code, cwd=source_tree, PYTHONPATH=str(source_tree)).stdout
+        assert said.startswith("it was not built: ")
+        assert reason in said
+        assert said.count("\n") == 1
+        done = run(
+            *["-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"],
+            *["--wheel-dir", source_tree / "wheels", source_tree],
+            cwd=source_tree,
+            PATH=path,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (wheel,) = source_tree.glob("wheels/*.whl")
+        shutil.unpack_archive(wheel, source_tree / "site", "zip")
+        kept = source_tree / "site" / "univa_kernels" / "_build_failure.txt"
+        assert f"it was not built: {kept.read_text()}" == said
 
     def test_what_is_demanded_is_an_error(self, source_tree):
         done = self.build_in_place(source_tree, UNIVA_BUILD_EXTENSION="1")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.models.determined import determined, undetermined
 from tests.models.tiny import config, dialogues, model_with_encoder, sequence
 from univa.batch import MODALITIES, FeatureSequence, TokenizedDialogues
 from univa.models import UniVA
@@ -336,3 +337,33 @@ def test_no_values_are_read_off_the_cpu():
     given = {**inputs(), "text": dialogues()}
     output = model(**{name: value.to("meta") for name, value in given.items()})
     assert output.logits.shape == (5, 3)
+
+
+@pytest.mark.parametrize("kind", [None, "bert", "roberta"])
+def test_exactly_the_named_parameters_have_no_gradient_but_rounding(kind):
+    """tests.models.determined says which; whoever compares two runs leaves them out."""
+    given = inputs()
+    if kind is None:
+        model = UniVA(config(prior=True), similarity=torch.eye(3))
+    else:
+        model = model_with_encoder(kind, prior=False)
+        given["text"] = dialogues()
+    model = model.double()
+    given = {
+        name: replace(value, features=value.features.double())
+        if isinstance(value, FeatureSequence)
+        else value
+        for name, value in given.items()
+    }
+    output = model(**given)
+    draw = torch.Generator().manual_seed(0)
+    parts = [output.logits, *output.embeddings.values()]
+    parts += [] if output.similarity is None else [output.similarity]
+    sum((part * torch.randn(part.shape, generator=draw)).sum() for part in parts).backward()
+    noise = {n: undetermined(n, p.grad).abs() for n, p in model.named_parameters()}
+    assert sum(part.numel() > 0 for part in noise.values()) >= 3 + 4
+    for name, part in noise.items():
+        assert part.numel() == 0 or part.max() < 1e-13, name
+    for name, parameter in model.named_parameters():
+        real = determined(name, parameter.grad)
+        assert real.numel() == 0 or real.abs().max() > 1e-7, name

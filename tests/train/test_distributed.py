@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.models.determined import determined
 from tests.train.killed import start, train_as_rank, train_as_rank_and_fall
 from tests.train.tiny import assert_same_run, one_thread, options, read_log, tiny
 from univa.config import TrainConfig
@@ -122,7 +123,8 @@ def test_two_processes_are_one_with_their_batches_together(tmp_path: Path):
         for run in ("two", "one")
     ]
     for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=5e-3, atol=2e-4)
+        two, one = (determined(name, part[name]) for part in weights)
+        torch.testing.assert_close(two, one, rtol=5e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
     # It is not so when each process contrasts its own half.
     apart = config(6, "apart")
     # The first batch says it: one epoch, and small splits to validate and test on.

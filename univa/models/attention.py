@@ -12,7 +12,9 @@ __all__ = ["AdditiveAttentionPooling", "SelfAttention"]
 class SelfAttention(nn.Module):
     """Multi-head self-attention through `scaled_dot_product_attention`.
 
-    Query, key and value come from one matrix product.
+    Query, key and value come from one matrix product. The bias of the keys adds the same to every
+    score of a query, which the softmax takes out: its gradient is 0 in exact arithmetic, and what
+    training makes of it is rounding noise. It is kept because checkpoints have it.
 
     Args:
         hidden_size: D, a multiple of `num_heads`.
@@ -56,8 +58,9 @@ class AdditiveAttentionPooling(nn.Module):
         score_t = v . tanh(P x_t + Q q) + c          q a trained vector, P and Q affine
         pooled  = sum_t softmax(score)_t x_t         over the real steps
 
-    The rank-one freedom of Q q, and the constant c that the softmax removes, are the authors';
-    they are kept so that their checkpoints and gradients map one to one.
+    The rank-one freedom of Q q, and the constant c that the softmax takes out, are the authors';
+    they are kept so that their checkpoints and gradients map one to one. The gradient of c
+    (`score.bias`) is 0 in exact arithmetic, and what training makes of it is rounding noise.
 
     Args:
         hidden_size: D.

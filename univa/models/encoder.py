@@ -120,7 +120,8 @@ class TransformerEncoder(nn.Module):
 class DialogueEncoder(nn.Module):
     """A pretrained text encoder over token rows, and the projection to the model's width.
 
-    The encoder's pooler, if it has one, is taken off: nothing here looks at what it gives.
+    The encoder's pooler, if it has one, is taken off: nothing here looks at what it gives. The
+    biases of its attention keys have gradient 0 in exact arithmetic: see `SelfAttention`.
 
     Args:
         pretrained: encoder with `config.hidden_size`; its output has `last_hidden_state`.

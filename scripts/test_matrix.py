@@ -1,0 +1,156 @@
+"""Run the test suite as other machines would: narrower processors, other threads, no home folder.
+
+    .venv/bin/python scripts/test_matrix.py            # all of the suite, once for each setting
+    .venv/bin/python scripts/test_matrix.py --quick    # kernels and model only, two settings
+
+Run it after `make dev` or `make test`. Prints a table, and keeps it and the output of each run in
+build/test-matrix. Exit status 1 if any test failed. What the processor lacks is listed as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "build" / "test-matrix"
+QUICK_TESTS = ["tests/kernels", "tests/models", "tests/parity"]
+NOBODY = 54321  # a user that no machine has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to run the suite.
+
+    Attributes:
+        name: row of the table.
+        environment: variables on top of the caller's.
+        needs: the processor's flag without which the setting is left out.
+        options: further arguments of pytest.
+        homeless: run as a user without a name and a home folder.
+    """
+
+    name: str
+    environment: dict[str, str] = field(default_factory=dict)
+    needs: str | None = None
+    options: tuple[str, ...] = ()
+    homeless: bool = False
+
+
+def capability(aten: str, ours: str, threads: int) -> dict[str, str]:
+    """Torch's and the engine's own choice of loops, and threads of each test process."""
+    return {
+        "ATEN_CPU_CAPABILITY": aten,
+        "UNIVA_CPU_CAPABILITY": ours,
+        "UNIVA_TEST_THREADS": str(threads),
+    }
+
+
+SETTINGS = (
+    Setting(name="no AVX, 1 thread", environment=capability("default", "default", 1)),
+    Setting(name="AVX2, 4 threads", environment=capability("avx2", "avx2", 4), needs="avx2"),
+    Setting(
+        name="AVX-512, 2 threads", environment=capability("avx512", "avx512", 2), needs="avx512f"
+    ),
+    Setting(
+        name="AVX2 engine beside torch's own choice, MKL_CBWR=COMPATIBLE",
+        environment={"UNIVA_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE"},
+        needs="avx2",
+    ),
+    Setting(
+        name="random order, another hash seed",
+        environment={"PYTHONHASHSEED": "20261"},
+        options=("--random-order", "--random-order-seed=20261"),
+    ),
+    Setting(name="no home folder, no user name", homeless=True),
+)
+QUICK = (SETTINGS[0], SETTINGS[1])
+
+
+def processor_flags() -> set[str]:
+    """Flags of this processor; on other systems than Linux none are known."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.is_file() else ""
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found.group(1).split()) if found else set()
+
+
+def run(setting: Setting, tests: list[str], workers: int) -> tuple[str, bool]:
+    """Run the suite; returns its closing line and whether it passed."""
+    environment = {**os.environ, **setting.environment}
+    command = [sys.executable, "-m", "pytest", "-n", str(workers), "-p", "no:cacheprovider"]
+    command += [*setting.options, *tests]
+    log = OUTPUT / (re.sub(r"\W+", "-", setting.name.lower()) + ".log")
+    with tempfile.TemporaryDirectory() as folder, log.open("w") as output:
+        where = ROOT
+        if setting.homeless:
+            if os.geteuid() != 0:
+                return "not run: only root can become a user without a name", True
+            where = Path(folder) / "univa"
+            leave = shutil.ignore_patterns(".git", ".venv", "runs", "dist", ".hypothesis")
+            shutil.copytree(ROOT, where, ignore=leave, symlinks=True)
+            os.chmod(folder, 0o755)
+            for path in (where, *where.rglob("*")):
+                os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+            for name in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+                environment.pop(name, None)
+            shared = ROOT.parent / "shared"
+            environment.setdefault("UNIVA_SHARED", str(shared))
+            environment["PYTHONPATH"] = str(where)
+        done = subprocess.run(
+            command,
+            cwd=where,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            user=NOBODY if setting.homeless else None,
+            group=NOBODY if setting.homeless else None,
+            extra_groups=[] if setting.homeless else None,
+            check=False,
+        )
+    lines = log.read_text(errors="replace").splitlines()
+    closing = next((line for line in reversed(lines) if " passed" in line), f"see {log}")
+    return closing.strip("= "), done.returncode == 0
+
+
+def main() -> int:
+    """Run every setting and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="kernels and model, two settings")
+    parser.add_argument("--workers", type=int, default=2, help="test processes at a time")
+    parser.add_argument("tests", nargs="*", help="tests to run; default: all")
+    options = parser.parse_args()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    flags = processor_flags()
+    tests = options.tests or (QUICK_TESTS if options.quick else ["tests"])
+    rows, passed = [], True
+    for setting in QUICK if options.quick else SETTINGS:
+        if setting.needs and setting.needs not in flags:
+            rows.append(f"| {setting.name} | not run: no {setting.needs} | |")
+            continue
+        begin = time.monotonic()
+        print(f"{setting.name} ...", flush=True)
+        closing, good = run(setting, tests, options.workers)
+        passed &= good
+        minutes = (time.monotonic() - begin) / 60
+        verdict = closing if good else f"FAILED: {closing}"
+        rows.append(f"| {setting.name} | {verdict} | {minutes:.1f} |")
+        print(f"  {verdict}", flush=True)
+    table = "\n".join(["| setting | outcome | minutes |", "|---|---|---|", *rows])
+    (OUTPUT / "table.md").write_text(table + "\n")
+    print(f"\n{table}")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
