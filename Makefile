@@ -9,8 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# --no-compile: Python compiles the few modules that are imported when they are.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 STEP := scripts/step.sh
 NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
 
@@ -30,15 +29,17 @@ dev: export UNIVA_BUILD_CUDA := $(or $(UNIVA_BUILD_CUDA),$(if $(NVCC),1,auto))
 dev: $(VENV)/.dev-packages
 	@$(STEP) --show "Building the extension" $(BIN)/python setup.py --quiet build_ext --inplace
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# mypy needs one core for most of a minute; tests wait for each other often enough to leave it one.
 test: dev
 	@$(STEP) "ruff check" $(BIN)/ruff check .
 	@$(STEP) "ruff format" $(BIN)/ruff format --check .
-	@$(STEP) "mypy" $(BIN)/mypy
-	@$(STEP) "mypy --strict univa_kernels" $(BIN)/mypy --strict -p univa_kernels
-	@$(STEP) --show "Tests" $(BIN)/python -m pytest tests univa univa_kernels --doctest-modules -n 2
+	@scripts/together.sh "$(STEP) mypy $(BIN)/mypy" \
+		"$(STEP) --show Tests $(PYTEST) tests univa univa_kernels --doctest-modules"
 
 test-quick: dev
-	@$(STEP) --show "Quick tests" $(BIN)/python -m pytest tests -m "not slow" -n 2 -x
+	@$(STEP) --show "Quick tests" $(PYTEST) tests -m "not slow"
 
 sanitize: dev
 	@$(STEP) --show "Sanitizers" scripts/sanitize.sh $(BIN)/python

@@ -443,11 +443,11 @@ class BuildExtension(build_ext):
         stamp = self.objects / "linked.json"
         try:
             made = output.stat().st_mtime_ns
-            if json.loads(stamp.read_text()) == [command, str(output), made]:
-                if all(c.object.stat().st_mtime_ns <= made for c in compilations):
-                    return
+            current = json.loads(stamp.read_text()) == [command, str(output), made]
+            if current and all(c.object.stat().st_mtime_ns <= made for c in compilations):
+                return
         except (OSError, ValueError):
-            pass
+            pass  # it is not there, or made by nobody knows what
         output.parent.mkdir(parents=True, exist_ok=True)
         # Linked under another name: a process may have the old library loaded.
         fresh = output.with_name(f".{output.name}.{os.getpid()}")

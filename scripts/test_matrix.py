@@ -86,7 +86,17 @@ def processor_flags() -> set[str]:
 def run(setting: Setting, tests: list[str], workers: int) -> tuple[str, bool]:
     """Run the suite; returns its closing line and whether it passed."""
     environment = {**os.environ, **setting.environment}
-    command = [sys.executable, "-m", "pytest", "-n", str(workers), "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        str(workers),
+        "--dist",
+        "loadfile",
+        "-p",
+        "no:cacheprovider",
+    ]
     command += [*setting.options, *tests]
     log = OUTPUT / (re.sub(r"\W+", "-", setting.name.lower()) + ".log")
     with tempfile.TemporaryDirectory() as folder, log.open("w") as output:

@@ -10,11 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.slow_files import SLOW_FILES
+
 # Before anything imports triton: without a GPU its kernels run in its interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests of slow files and puts them first, unless another order is asked for."""
+    folder = Path(__file__).parent
+    rank = {folder / name: number for number, name in enumerate(SLOW_FILES)}
+    for item in items:
+        if item.path in rank:
+            item.add_marker(pytest.mark.slow)
+    if not config.getoption("random_order", default=False):
+        items.sort(key=lambda item: rank.get(item.path, len(rank)))  # stable
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_f1_score, multilabel_hamming_distance
 
 __all__ = [
     "Metrics",
@@ -97,6 +96,12 @@ def compute_metrics(predictions: Tensor, labels: Tensor, label_names: Sequence[s
         )
     if labels.shape[0] == 0 or labels.shape[1] != len(label_names):
         raise ValueError(f"labels {list(labels.shape)} need N >= 1 rows, {len(label_names)} labels")
+    # Here, because it takes seconds to import: it brings scipy, transformers and matplotlib.
+    from torchmetrics.functional.classification import (
+        multilabel_f1_score,
+        multilabel_hamming_distance,
+    )
+
     # Integers, because torchmetrics thresholds floats a second time.
     predicted, true = predictions.int(), labels.int()
     number = len(label_names)

@@ -5,6 +5,7 @@ Never how fast anything is.
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -240,16 +241,19 @@ def test_memory_is_linear():
     own = [peak_memory("univa_kernels (cpu)", size, 256) for size in (4096, 8192)]
     assert own[1] <= 2 * own[0], own
     assert own[1] < 8192 * 8192 * 4 / 2**20 / 4  # a quarter of one matrix of logits
-    plain = [peak_memory(peers.PLAIN, size, 16) for size in (1024, 2048)]
+    plain = [peak_memory(peers.PLAIN, size, 16) for size in (4096, 8192)]
     assert plain[1] > 3 * plain[0], plain  # what the test is to catch
 
 
 def test_pytest_benchmark_file_holds_the_suite(tmp_path):
     path = tmp_path / "bench.json"
     arguments = [sys.executable, "-m", "pytest", "benchmarks", "--smoke", "-q", "-k", "copy"]
+    # pytest-benchmark measures nothing beside other test processes.
+    alone = {name: value for name, value in os.environ.items() if "PYTEST_XDIST" not in name}
     done = subprocess.run(
         [*arguments, "--benchmark-json", str(path), "-p", "no:cacheprovider"],
         cwd=ROOT,
+        env=alone,
         capture_output=True,
         text=True,
         check=False,

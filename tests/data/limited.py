@@ -11,6 +11,7 @@ from typing import Any
 import h5py  # noqa: F401
 import numpy as np
 import pytest
+import torch
 
 import univa.data.convert
 import univa.data.import_csd
@@ -44,6 +45,7 @@ def call_within(more: int, function: Callable[..., Any], *args: Any) -> str:
 
 
 def _call(result: Any, more: int, function: Callable[..., Any], *args: Any) -> None:
+    torch.set_num_threads(1)  # the stack of each thread would count, of as many as there are cores
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -129,9 +129,8 @@ from pathlib import Path
 from univa.lock import FolderLock
 with FolderLock(Path(sys.argv[1])) as lock:
     lock.take()
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if not os.fork():  # what a child does after a fork is done by now
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import made_once
 from tests.train.tiny import one_thread, options, tiny
 from univa.cli import main
 from univa.config import TrainConfig
@@ -26,12 +27,15 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a run without the contrastive loss and of one with it. Do not write into them."""
-    folder = tmp_path_factory.mktemp("runs")
-    config = tiny(epochs=2)
-    without = replace(config, loss=replace(config.loss, alpha=0.0))
-    with one_thread():
-        train(replace(without, run_folder=str(folder / "without")))
-        train(replace(config, run_folder=str(folder / "with")))
+
+    def make(folder: Path) -> None:
+        config = tiny(epochs=2)
+        without = replace(config, loss=replace(config.loss, alpha=0.0))
+        with one_thread():
+            train(replace(without, run_folder=str(folder / "without")))
+            train(replace(config, run_folder=str(folder / "with")))
+
+    folder = made_once(tmp_path_factory, "pair", make)
     return folder / "without", folder / "with"
 
 
@@ -44,23 +48,29 @@ def run(pair: tuple[Path, Path], tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `univa ablate` leaves of Table 2, two seeds."""
-    folder = tmp_path_factory.mktemp("ablation") / "all"
-    args = options(tiny(epochs=1))
-    args = args[: args.index("--save-every")]
-    args += ["--tables", "2", "--seeds", "1", "2", "--folder", str(folder), "--quiet"]
-    with one_thread():
-        assert main(["ablate", *args]) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        args = options(tiny(epochs=1))
+        args = args[: args.index("--save-every")]
+        args += ["--tables", "2", "--seeds", "1", "2", "--folder", str(folder / "all"), "--quiet"]
+        with one_thread():
+            assert main(["ablate", *args]) == 0
+
+    return made_once(tmp_path_factory, "ablation", make) / "all"
 
 
 @pytest.fixture(scope="session")
-def many_page(pair: tuple[Path, Path], ablation: Path) -> Path:
+def many_page(
+    pair: tuple[Path, Path], ablation: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The report of one run and of an ablation: five runs."""
-    output = ablation.parent / "report.html"
-    args = [str(pair[1]), str(ablation), "--output", str(output), "--points", "20", "--quiet"]
-    with one_thread():
-        assert main(["report", *args]) == 0
-    return output
+
+    def make(folder: Path) -> None:
+        args = [str(pair[1]), str(ablation), "--output", str(folder / "report.html")]
+        with one_thread():
+            assert main(["report", *args, "--points", "20", "--quiet"]) == 0
+
+    return made_once(tmp_path_factory, "many-page", make) / "report.html"
 
 
 HOSTILE = (
@@ -76,17 +86,17 @@ HOSTILE = (
 @pytest.fixture(scope="session")
 def page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of both runs."""
-    output = tmp_path_factory.mktemp("report") / "report.html"
-    with one_thread():
-        Report(runs=pair, output=output, points=20, device="cpu").run()
-    return output
+
+    def make(folder: Path) -> None:
+        with one_thread():
+            Report(runs=pair, output=folder / "report.html", points=20, device="cpu").run()
+
+    return made_once(tmp_path_factory, "page", make) / "report.html"
 
 
 @pytest.fixture(scope="session")
 def hostile_page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run whose utterances, and whose own name, are markup."""
-    folder = tmp_path_factory.mktemp("report")
-    run = Path(shutil.copytree(pair[1], folder / "<b>run & 'co'"))
 
     def hostile(config: TrainConfig) -> Corpus:
         corpus = load_corpus(config)
@@ -95,13 +105,13 @@ def hostile_page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
                 object.__setattr__(utterance, "text", text)
         return corpus
 
-    with one_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("univa.figures.sample.load_corpus", hostile)
-        return Path(
-            Report(runs=(run,), output=folder / "report.html", points=20, device="cpu").run()[
-                "file"
-            ]
-        )
+    def make(folder: Path) -> None:
+        run = Path(shutil.copytree(pair[1], folder / "<b>run & 'co'"))
+        with one_thread(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("univa.figures.sample.load_corpus", hostile)
+            Report(runs=(run,), output=folder / "report.html", points=20, device="cpu").run()
+
+    return made_once(tmp_path_factory, "hostile-page", make) / "report.html"
 
 
 @pytest.fixture(scope="session")

@@ -230,7 +230,9 @@ class TestAutomaticCuda:
             (tmp_path / "lib64").mkdir()
             (tmp_path / "lib64" / "libcudart_static.a").touch()
             (tmp_path / "torch").mkdir()
-            text = f"from typing import Optional\ncuda: Optional[str] = {torch_cuda!r}\nhip = None\n"
+            text = (
+                f"from typing import Optional\ncuda: Optional[str] = {torch_cuda!r}\nhip = None\n"
+            )
             (tmp_path / "torch" / "version.py").write_text(text)
             monkeypatch.setattr(build, "package_folder", lambda name: tmp_path / name)
             monkeypatch.setenv("TOP", str(tmp_path))
@@ -330,6 +332,14 @@ def run(*arguments, cwd, **environment):
     )
 
 
+def run_in(site, code):
+    """Run code with the packages of the folder `site`, which the code knows as SITE."""
+    # -S: an editable install would lend its extension. What else is installed comes by the path.
+    elsewhere = [path for path in sys.path if path and Path(path).resolve() != ROOT]
+    code = f"import sys; SITE = {str(site)!r}; sys.path = [SITE, *{elsewhere!r}]\n{code}"
+    return run("-S", "-P", "-c", code, cwd=site, UNIVA_BACKEND="", PYTHONPATH="")
+
+
 class TestRefusals:
     def build_in_place(self, tree, **environment):
         nowhere = str(tree / "nowhere")
@@ -368,7 +378,7 @@ class TestRefusals:
         assert done.returncode == 0
         assert done.stderr.count("NOT built") == 1
         code = "import univa_kernels; print(univa_kernels.build_info()['extension_error'])"
-        said = run("-P", "-c", code, cwd=source_tree, PYTHONPATH=str(source_tree)).stdout
+        said = run_in(source_tree, code).stdout
         assert said.startswith("it was not built: ")
         assert reason in said
         assert said.count("\n") == 1
@@ -419,8 +429,5 @@ loss = univa_kernels.VASupConLoss(temperature=0.5, radius=0.5)(rows, torch.rand(
 loss.backward()
 assert loss.item() > 0 and rows.grad.abs().sum() > 0
 """
-    # -S: an editable install would lend its extension. What else is installed comes by the path.
-    elsewhere = [path for path in sys.path if path and Path(path).resolve() != ROOT]
-    code = f"import sys; SITE = {str(site)!r}; sys.path = [SITE, *{elsewhere!r}]\n{code}"
-    done = run("-S", "-P", "-c", code, cwd=tmp_path, UNIVA_BACKEND="", PYTHONPATH="")
+    done = run_in(site, code)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import made_once
 from tests.train.tiny import one_thread, tiny
 from univa.train import train
 
@@ -17,7 +18,9 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny run that nothing interrupted. Do not write into it."""
-    run = tmp_path_factory.mktemp("runs") / "finished"
-    with one_thread():
-        train(tiny(run_folder=str(run)))
-    return run
+
+    def make(folder: Path) -> None:
+        with one_thread():
+            train(tiny(run_folder=str(folder / "finished")))
+
+    return made_once(tmp_path_factory, "finished", make) / "finished"

@@ -124,7 +124,9 @@ def test_two_processes_are_one_with_their_batches_together(tmp_path: Path):
     ]
     for name in weights[0]:
         two, one = (determined(name, part[name]) for part in weights)
-        torch.testing.assert_close(two, one, rtol=5e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            two, one, rtol=5e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
     # It is not so when each process contrasts its own half.
     apart = config(6, "apart")
     # The first batch says it: one epoch, and small splits to validate and test on.
