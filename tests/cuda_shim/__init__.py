@@ -48,7 +48,7 @@ def _build() -> Path:
     build = _setup_module()
     torch_folder = build.package_folder("torch")
     compiler = build.find_compiler()
-    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+    flags = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
     flags += ["-Wall", "-Wno-unknown-pragmas", "-DUNIVA_CUDA_SHIM"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]
     flags += ["-DUNIVA_FORWARD_BAND=256", "-DUNIVA_COEFFICIENTS=65536", "-DUNIVA_GRID_LIMIT=64"]
