@@ -1,4 +1,4 @@
-"""Every version of the CPU engine's loops that this processor runs, chosen by UNIVA_CPU_CAPABILITY."""
+"""The versions of the CPU engine's loops that this processor runs, by UNIVA_CPU_CAPABILITY."""
 
 import os
 import subprocess
