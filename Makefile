@@ -9,7 +9,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+# pip would compile every module of every package, which takes as long as the rest of the installation;
+# Python compiles the few that are imported, once, and keeps them if it may.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 STEP := scripts/step.sh
 NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
 
