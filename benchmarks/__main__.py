@@ -23,7 +23,7 @@ from benchmarks.readme import update
 from benchmarks.report import markdown, write
 from benchmarks.results import FOLDER, Run, file_name, load, start
 from univa.errors import UserError
-from univa.files import check_writable
+from univa.utils.files import check_writable
 
 BUILD = Path("build")
 

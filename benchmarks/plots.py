@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.contrastive import BARE, BARE_OUT, TILES
 from benchmarks.results import BOTH, PEAK, Run, paired
 from benchmarks.training import PER_UTTERANCE
-from univa.files import atomic_path
+from univa.utils.files import atomic_path
 
 # Okabe and Ito's colours and two more, one for each contender; and black for the yardstick.
 _COLOURS: tuple[str, ...] = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.report import headline, machine_line
 from benchmarks.results import BUSY, FOLDER, load
 from univa.errors import UserError
-from univa.files import atomic_write_text
+from univa.utils.files import atomic_write_text
 
 README = FOLDER.parents[1] / "README.md"
 FIGURES = ("objective at B = 32", "peak memory at N = 16384", "training step")

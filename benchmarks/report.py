@@ -27,7 +27,7 @@ from benchmarks.results import (
 from benchmarks.train_step import OURS as OUR_STEP
 from benchmarks.train_step import STRAIGHT
 from benchmarks.training import PER_UTTERANCE
-from univa.files import atomic_write_text
+from univa.utils.files import atomic_write_text
 
 
 def seconds(value: float) -> str:

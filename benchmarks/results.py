@@ -31,7 +31,7 @@ import torch
 
 import univa_kernels
 from univa.errors import UserError
-from univa.files import atomic_write_text
+from univa.utils.files import atomic_write_text
 
 SCHEMA = 1
 BUSY = 10  # percent of all cores; when others use more, reports say so

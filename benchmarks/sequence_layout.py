@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.train_step import LIMITS, SIZES, lengths
-from univa.data.collate import length_buckets, padded_buckets
+from univa.data.batching.collate import length_buckets, padded_buckets
 from univa.models.encoder import TransformerEncoder, TransformerLayer
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # three of [steps, heads, size]

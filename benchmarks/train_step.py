@@ -40,7 +40,7 @@ from univa.batch import (
     TokenizedDialogues,
 )
 from univa.config import LossConfig
-from univa.data.collate import length_buckets, padded_buckets
+from univa.data.batching.collate import length_buckets, padded_buckets
 from univa.models import ModelConfig, UniVA
 from univa_kernels import UniVALoss
 

@@ -25,13 +25,13 @@ from benchmarks.results import STEP
 from benchmarks.timing import Entry, Workload, WrongResult
 from univa.batch import MODALITIES, Batch, Modality
 from univa.data import MOSEI_LABELS, Collator, Split
+from univa.data.batching.loader import load_batches
+from univa.data.build import make_sampler
 from univa.data.corpus import Dialogue, LazyFeatures, Place, Utterance
-from univa.data.loader import load_batches
-from univa.inputs import make_sampler
 from univa.models import UniVA
-from univa.objective import Objective
-from univa.optim import make_optimizer, seed_everything
 from univa.presets import mosei_glove
+from univa.train.objective import Objective
+from univa.train.optim import make_optimizer, seed_everything
 
 UTTERANCES = 16326  # of CMU-MOSEI's training split
 EPOCH_SIZES: dict[Modality, int] = {"text": 300, "audio": 768, "vision": 512}

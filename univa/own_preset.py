@@ -9,7 +9,7 @@ from typing import Any
 from univa.batch import MODALITIES, Modality
 from univa.config import DataConfig, LossConfig, OptimizerConfig, ThresholdConfig, TrainConfig
 from univa.data import MOSEI_LABELS
-from univa.data.store import MALFORMED, malformed, open_manifest
+from univa.data.store.read import MALFORMED, malformed, open_manifest
 from univa.models import ModelConfig
 
 __all__ = ["own"]

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from univa import console
 from univa.cli import _COMMANDS, main
+from univa.cli.examples import EXAMPLES
 from univa.errors import UserError
-from univa.examples import EXAMPLES
+from univa.utils import console
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [" ".join(name) for name in _COMMANDS]
@@ -135,7 +135,7 @@ def test_short_work_leaves_no_line(monkeypatch, capsys):
 
 def test_progress_on_a_terminal_has_rate_and_remaining_time():
     code = (
-        "import time; from univa.console import progress, note\n"
+        "import time; from univa.utils.console import progress, note\n"
         "for k in progress(range(20), 'scoring', unit='file'):\n"
         "    time.sleep(0.02)\n"
         "    if k == 15: note('half-way')\n"
@@ -192,7 +192,7 @@ def test_standard_output_on_a_full_disk(args, unbuffered):
     code = "import sys, univa.cli as c; sys.exit(c.main())"
     if args == ["evaluate"]:  # a document, from a command that needs no run
         code = (
-            "import sys, univa.cli as c, univa.console as k\n"
+            "import sys, univa.cli as c, univa.utils.console as k\n"
             "c._COMMANDS[('evaluate',)] = (lambda args: k.result({'a': 1}) or 0, '')\n"
             "sys.exit(c.main(['evaluate', '--json']))"
         )
@@ -210,7 +210,7 @@ def test_standard_output_on_a_full_disk(args, unbuffered):
 
 def test_characters_that_standard_output_lacks():
     code = (
-        "import sys, univa.cli as c, univa.console as k\n"
+        "import sys, univa.cli as c, univa.utils.console as k\n"
         "def run(args):\n"
         "    print(k.cut('a long line', 5))\n"
         "    k.result({'a': '\\xe9\\U0001f600'})\n"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-import univa.data.convert
-import univa.data.import_csd
-import univa.data.import_table  # noqa: F401
+import univa.data.importers.convert
+import univa.data.importers.csd
+import univa.data.importers.table  # noqa: F401
 from univa.errors import UserError
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -13,9 +13,10 @@ import torch
 
 from tests.data.layout import features_of, write_layout
 from tests.data.limited import call_within
-from univa.data import read_store, writing
-from univa.data.convert import convert
-from univa.data.store import file_sha256
+from univa.data import read_store
+from univa.data.importers.convert import convert
+from univa.data.store import write as writing
+from univa.data.store.read import file_sha256
 from univa.errors import UserError
 
 MEBI = 1 << 20

@@ -12,10 +12,10 @@ from transformers import AutoImageProcessor, AutoModel, CLIPVisionModel
 
 from tests.va.media_files import FAMILIES, clip, picture, speech_encoder, tone, video, vit
 from univa.cli import main
-from univa.data.extract import chunks
-from univa.data.feature_folder import INDEX
-from univa.va.fronts import conv_frames
-from univa.va.media import Clip, read_audio
+from univa.data.importers.feature_folder import INDEX
+from univa.media.decode import Clip, read_audio
+from univa.media.extract import chunks
+from univa.media.preprocess import conv_frames
 
 
 def _run(modality, manifest, encoder, output, *more):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.data.own import write_csv, write_features, write_scores
 from univa.cli import main
 from univa.data import MOSEI_LABELS, read_store
-from univa.data.csd import OVERLAP_SECONDS, Csd, Segment
-from univa.data.store import read_manifest
+from univa.data.importers.csd_file import OVERLAP_SECONDS, Csd, Segment
+from univa.data.store.read import read_manifest
 from univa.errors import UserError
 
 Entries = dict[str, tuple[np.ndarray, np.ndarray]]

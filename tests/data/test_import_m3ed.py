@@ -10,7 +10,7 @@ import torch
 from tests.data.own import write_features, write_scores
 from univa.cli import main
 from univa.data import M3ED_LABELS, read_store
-from univa.data.store import read_manifest
+from univa.data.store.read import read_manifest
 
 
 def utterance(start: str, end: str, text: str, emotions: str, speaker: str = "A") -> dict[str, Any]:

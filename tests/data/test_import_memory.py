@@ -12,10 +12,10 @@ import pytest
 from tests.data.limited import call_within
 from tests.data.own import write_csv, write_features
 from univa.data import read_store
-from univa.data.assembling import Attachments
-from univa.data.import_csd import ImportCsd
-from univa.data.import_table import ImportTable
-from univa.data.writing import StoreOptions
+from univa.data.importers.csd import ImportCsd
+from univa.data.importers.rows import Attachments
+from univa.data.importers.table import ImportTable
+from univa.data.store.write import StoreOptions
 
 MEGABYTE = 1 << 20
 OPTIONS = StoreOptions(shard_megabytes=4, progress=False)

@@ -21,8 +21,8 @@ from tests.data.own import (
 )
 from univa.cli import main
 from univa.data import read_store
-from univa.data.import_table import read_rows
-from univa.data.store import read_manifest
+from univa.data.importers.table import read_rows
+from univa.data.store.read import read_manifest
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from tests.data.limited import call_within
-from univa.data.safe_pickle import PickledArray, read_pickle
+from univa.data.sources.safe_pickle import PickledArray, read_pickle
 from univa.errors import UserError
 
 plain = st.recursive(
@@ -135,7 +135,7 @@ def test_other_things_are_named(tmp_path: Path, value, said):
 
 
 def test_every_opcode_of_the_language_is_either_handled_or_refused_by_name(tmp_path: Path):
-    from univa.data.safe_pickle import _NAMES, _OPCODES
+    from univa.data.sources.safe_pickle import _NAMES, _OPCODES
 
     for opcode in pickletools.opcodes:
         code = opcode.code.encode("latin1")[0]

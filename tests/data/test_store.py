@@ -18,10 +18,11 @@ import torch
 from tests.data.layout import write_layout
 from tests.data.limited import call_within
 from univa.cli import main
-from univa.data import Collator, read_authors, read_store, writing
-from univa.data.convert import convert
+from univa.data import Collator, read_authors, read_store
+from univa.data.importers.convert import convert
+from univa.data.store import write as writing
 from univa.errors import UserError
-from univa.lock import FolderLock
+from univa.utils.lock import FolderLock
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_the_lock_of_a_killed_process_is_not_kept_by_its_children(tmp_path):
     holder = """
 import os, sys, time
 from pathlib import Path
-from univa.lock import FolderLock
+from univa.utils.lock import FolderLock
 with FolderLock(Path(sys.argv[1])) as lock:
     lock.take()
     if not os.fork():  # what a child does after a fork is done by now
@@ -345,7 +346,7 @@ def test_training_finds_damaged_shards_before_its_first_step(folder, tmp_path, c
 
 
 def test_batches_from_workers_are_those_of_one_process(folder, tmp_path):
-    from univa.data.loader import load_batches
+    from univa.data.batching.loader import load_batches
 
     convert(folder, tmp_path / "store", progress=False)
     batches = [[0, 1, 2], [3, 4], [5, 6, 7, 8]]
@@ -366,7 +367,7 @@ def test_batches_from_workers_are_those_of_one_process(folder, tmp_path):
 
 
 def test_a_worker_names_the_damage(folder, tmp_path):
-    from univa.data.loader import load_batches
+    from univa.data.batching.loader import load_batches
 
     convert(folder, tmp_path / "store", progress=False)
     shard = tmp_path / "store" / "train-vision-00000.safetensors"

@@ -13,7 +13,7 @@ from tests.train.tiny import one_thread, options, tiny
 from univa.cli import main
 from univa.config import TrainConfig
 from univa.data import Corpus
-from univa.inputs import load_corpus
+from univa.data.build import load_corpus
 from univa.report.cli import Report
 from univa.train import train
 

@@ -14,11 +14,11 @@ from tests.train.test_text_encoder import encoder, layout, small  # noqa: F401
 from univa.batch import Modality
 from univa.cli import main
 from univa.config import TrainConfig
+from univa.data.build import load_corpus, make_collator
 from univa.figures.cli import _check_ours, measure_sample, quality_table
 from univa.figures.sample import choose_utterances, load_corpora, sample_training
-from univa.finished import names_of, read_run
-from univa.inputs import load_corpus, make_collator
 from univa.models import UniVA
+from univa.runs.read import names_of, read_run
 from univa.train import train
 
 
@@ -232,7 +232,7 @@ def test_numbers_fit_80_columns(pair):
 
 
 def test_long_work_shows_its_progress(run, monkeypatch, capsys):
-    monkeypatch.setattr("univa.console.LINE_SECONDS", 0.0)  # a line for each step
+    monkeypatch.setattr("univa.utils.console.LINE_SECONDS", 0.0)  # a line for each step
     monkeypatch.setattr("univa.report.drawings.inline_svg", lambda *_: "")
     monkeypatch.setattr("univa.figures.cli.save", lambda *_: None)
     assert main(["report", str(run), "--points", "20"]) == 0

@@ -13,14 +13,14 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
 from univa.batch import MODALITIES
+from univa.data.lexicon import similarity_matrix
 from univa.errors import UserError
 from univa.figures import cli, matrices
 from univa.figures.curves import draw_thresholds, draw_training
 from univa.figures.maps import draw_map, lay_out, show_emotion
 from univa.figures.sample import choose_utterances, load_corpora, sample_training
 from univa.figures.style import COLUMN_WIDTH, THEMES, themed, va_colors
-from univa.finished import names_of, read_run
-from univa.va.lexicon import similarity_matrix
+from univa.runs.read import names_of, read_run
 
 
 def test_co_occurrence():

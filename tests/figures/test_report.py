@@ -12,12 +12,12 @@ import torch
 
 from univa.batch import MODALITIES
 from univa.cli import main
+from univa.data.build import load_corpus
 from univa.errors import UserError
-from univa.finished import FinishedRun, read_run
-from univa.inputs import load_corpus
 from univa.presets import PRESETS
 from univa.report.cases import Plane, choose_cases, describe_cases
 from univa.report.content import config_table, expand, label_table, main_table
+from univa.runs.read import FinishedRun, read_run
 
 
 class Links(HTMLParser):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.parity.test_model import CASES, TOLERANCE, WEIGHTS, Case
-from univa.authors import as_authors
 from univa.config import TrainConfig
+from univa.config.authors import as_authors
 from univa.models import from_authors_state_dict
-from univa.objective import Objective
 from univa.presets import PRESETS
+from univa.train.objective import Objective
 
 
 def switched(case: Case, name: str) -> TrainConfig:

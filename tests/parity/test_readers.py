@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from univa.authors import as_authors
+from univa.config.authors import as_authors
 from univa.data import AuthorsNormalizer
-from univa.inputs import load_corpus, make_collator, make_normalizer
+from univa.data.build import load_corpus, make_collator, make_normalizer
 from univa.presets import PRESETS
-from univa.tokenizer import load_tokenizer
+from univa.utils.tokenizer import load_tokenizer
 
 # To which their arrays are padded.
 LENGTHS = {"max_text_length": 8, "max_audio_length": 9, "max_vision_length": 7}

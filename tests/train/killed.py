@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-import univa.checkpoint
-import univa.runs
+import univa.runs.checkpoint
+import univa.runs.log
 import univa.train
 from univa.cli import main
 from univa.config import TrainConfig
 from univa.data import Collator
-from univa.processes import Interrupted
+from univa.utils.processes import Interrupted
 from univa_kernels import UniVALoss
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -56,14 +56,14 @@ countdown.calls = 0
 def install(moment: str, count: int) -> None:
     """Put the kill where it belongs."""
     if moment == "step":  # a step is logged; its successor is not
-        write = univa.runs.RunLog.write
+        write = univa.runs.log.RunLog.write
 
         def logged(self, **record):
             write(self, **record)
             if record["event"] == "step":
                 countdown(count)
 
-        univa.runs.RunLog.write = logged
+        univa.runs.log.RunLog.write = logged
     elif moment == "half-written":  # the middle of writing a checkpoint
         save = torch.save
 
@@ -73,7 +73,7 @@ def install(moment: str, count: int) -> None:
             countdown(count)
             save(state, path)
 
-        univa.checkpoint.torch.save = half
+        univa.runs.checkpoint.torch.save = half
     elif moment == "between-renames":  # the old checkpoint has stepped aside, the new one is not in
         rename = Path.rename
 

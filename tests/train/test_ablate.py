@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-import univa.ablate
+import univa.paper.ablate
 import univa.train
 from tests.train.tiny import options, tiny
-from univa.ablate import TABLES, _rows, _table, run_ablation
 from univa.cli import main
 from univa.config import TrainConfig
+from univa.data.build import load_corpus
 from univa.errors import UserError
-from univa.inputs import load_corpus
-from univa.paper import PAPER
+from univa.paper.ablate import TABLES, _rows, _table, run_ablation
+from univa.paper.published import PAPER
 from univa.presets import PRESETS, demo, mosei_glove, mosei_text
-from univa.processes import Interrupted
 from univa.train import train
+from univa.utils.processes import Interrupted
 
 
 def test_rows_change_what_they_say():
@@ -84,7 +84,7 @@ def test_a_row_that_the_data_cannot_train_is_left_out(tmp_path, trained, monkeyp
                 del utterance.coordinates["audio"], utterance.coordinates["vision"]
         return corpus
 
-    monkeypatch.setattr(univa.ablate, "load_corpus", without_scores)
+    monkeypatch.setattr(univa.paper.ablate, "load_corpus", without_scores)
     text = run_ablation(tiny(), seeds=[1], tables=[3], folder=tmp_path)
     assert trained == ["univa-1", "without-vision-1", "without-audio-1", "without-vision-audio-1"]
     assert "Table 3 is without: w/o Text, Vision (" in text

@@ -55,7 +55,7 @@ def small(golden: Path, tmp_path: Path, name: str) -> list[str]:
     if kind == "roberta":
         from transformers import AutoModel
 
-        from univa.tokenizer import load_tokenizer
+        from univa.utils.tokenizer import load_tokenizer
 
         case = {"mosei": "mosei_roberta", "m3ed": "m3ed_bert"}[data_set]
         encoder = tmp_path / "encoder"

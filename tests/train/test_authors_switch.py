@@ -12,12 +12,12 @@ import univa.train
 from tests.train.test_authors_presets import small
 from tests.train.test_cli import refused
 from tests.train.tiny import read_log, tiny
-from univa.authors import SETTINGS, as_authors
 from univa.cli import main, parse_train
 from univa.config import TrainConfig
+from univa.config.authors import SETTINGS, as_authors
 from univa.data import UtteranceBatchSampler
+from univa.data.build import load_corpus, make_collator, make_sampler
 from univa.errors import UserError
-from univa.inputs import load_corpus, make_collator, make_sampler
 from univa.models import UniVA
 from univa.presets import PRESETS
 from univa.train import train

@@ -10,11 +10,11 @@ from huggingface_hub import ModelCard
 
 from tests.models.tiny import tiny_encoder
 from tests.train.tiny import tiny
-from univa.card import _CORPORA, LICENCES, run_facts
-from univa.checkpoint import Progress, save_checkpoint
 from univa.models import ModelConfig, UniVA
 from univa.models.card import CardFacts, model_card
 from univa.presets import m3ed_roberta, mosei_roberta
+from univa.runs.card import _CORPORA, LICENCES, run_facts
+from univa.runs.checkpoint import Progress, save_checkpoint
 
 SECTIONS = [
     "How to load",

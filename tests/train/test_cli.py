@@ -176,7 +176,7 @@ def test_run_folder_in_use(capsys, finished: Path, tmp_path: Path):
 
 
 def test_default_run_folders_do_not_collide(tmp_path: Path, monkeypatch):
-    from univa.runs import find_run
+    from univa.runs.log import find_run
 
     monkeypatch.chdir(tmp_path)
     first, _ = find_run(tiny())

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from univa.errors import UserError
-from univa.files import (
+from univa.utils.files import (
     atomic_folder,
     atomic_path,
     atomic_write_json,

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 import univa.train
 from tests.train.tiny import read_log, tiny
 from univa.cli import main
+from univa.data.build import load_corpus
 from univa.errors import UserError
-from univa.inputs import load_corpus
 from univa.metrics import compute_metrics
-from univa.optim import make_optimizer
-from univa.processes import ProcessGroup, cpu_threads
 from univa.train import train
+from univa.train.optim import make_optimizer
+from univa.utils.processes import ProcessGroup, cpu_threads
 
 
 def learning(**changes):

@@ -11,7 +11,7 @@ from tests.data.own import records, write_csv, write_features, write_lexicon, wr
 from tests.train.tiny import write_encoder
 from univa.cli import main, parse_train
 from univa.data import read_store
-from univa.va.lexicon import read_lexicon, similarity_matrix
+from univa.data.lexicon import read_lexicon, similarity_matrix
 
 DIALOGUES = {"train": [3, 4, 2, 3], "valid": [3, 2], "test": [3]}
 LAYERS = ("--model.num-heads", "2", "--model.feedforward-size", "32")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.train.tiny import read_log, tiny
-from univa.inputs import load_corpus, make_collator, make_normalizer
+from univa.data.build import load_corpus, make_collator, make_normalizer
+from univa.data.lexicon import similarity_matrix
 from univa.models import UniVA
-from univa.objective import Objective
 from univa.train import train
-from univa.va.lexicon import similarity_matrix
+from univa.train.objective import Objective
 
 
 def first_losses(run: Path) -> dict[str, float]:

@@ -17,11 +17,11 @@ from tests.train.tiny import one_thread, tiny
 from univa import UniVAPipeline
 from univa.cli import main
 from univa.config import TrainConfig
-from univa.console import text_width
 from univa.data import Split
+from univa.data.build import load_corpus
 from univa.errors import UserError
-from univa.inputs import load_corpus
 from univa.train import train
+from univa.utils.console import text_width
 from univa.va.regressor import VARegressor
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.train.test_predict import write_lines
 from tests.train.tiny import options, tiny
 from univa.cli import main
-from univa.inputs import load_corpus
+from univa.data.build import load_corpus
 
 DOCS = Path(__file__).parents[2] / "docs" / "predict.md"
 COMMANDS = re.findall(r"^    (univa .+)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)

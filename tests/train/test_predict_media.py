@@ -16,10 +16,10 @@ from tests.train.tiny import one_thread, tiny
 from tests.va.media_files import picture, speech_encoder, tone, video, vit
 from univa import UniVAPipeline
 from univa.cli import main
-from univa.data.extract import MediaEncoder
 from univa.errors import UserError
+from univa.media.decode import Clip
+from univa.media.extract import MediaEncoder
 from univa.train import train
-from univa.va.media import Clip
 from univa.va.regressor import VARegressor
 
 EXTRACTION = {"audio": ["--chunk-seconds", "1"], "vision": ["--frames", "3"]}

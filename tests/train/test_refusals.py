@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import univa.evaluate
-import univa.processes
+import univa.evaluation.evaluate
+import univa.utils.processes
 from tests.train.test_cli import edit_json, refused
 from tests.train.tiny import options, tiny
-from univa.ablate import TABLES
 from univa.cli import main
 from univa.data import read_authors_text
 from univa.errors import UserError
+from univa.paper.ablate import TABLES
 from univa.presets import mosei_roberta
-from univa.processes import choose_device
+from univa.utils.processes import choose_device
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_output_is_tried_before_the_work(finished: Path, tmp_path: Path, capsys,
     def fail(*_args, **_options):
         raise AssertionError("computed first")
 
-    monkeypatch.setattr(univa.evaluate, "evaluate_best", fail)
+    monkeypatch.setattr(univa.evaluation.evaluate, "evaluate_best", fail)
     (tmp_path / "file").write_text("")
     for output in (tmp_path, tmp_path / "file" / "x.json"):
         refused(capsys, "evaluate", str(finished), "--output", str(output))

@@ -13,9 +13,9 @@ from tests.train.killed import start, train_and_be_killed
 from tests.train.tiny import tiny
 from univa.cli import main
 from univa.errors import UserError
+from univa.evaluation.tables import label_figures, label_table, threshold_curves
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide, threshold_grid
-from univa.reports import label_figures, label_table, threshold_curves
-from univa.runs import RunLog
+from univa.runs.log import RunLog
 from univa.train import train
 
 

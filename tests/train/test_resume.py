@@ -14,15 +14,15 @@ import pytest
 
 from tests.train.killed import start, train_and_be_killed
 from tests.train.tiny import assert_same_run, options, read_log, tiny
-from univa.checkpoint import META
 from univa.cli import main
 from univa.data import Collator
+from univa.data.build import load_corpus
 from univa.errors import UserError
-from univa.inputs import load_corpus
-from univa.lock import FolderLock
-from univa.processes import Interrupted
-from univa.runs import RunLog
+from univa.runs.checkpoint import META
+from univa.runs.log import RunLog
 from univa.train import train
+from univa.utils.lock import FolderLock
+from univa.utils.processes import Interrupted
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -34,7 +34,7 @@ KILLS = {"step": (9, 2), "half-written": (4, 2), "between-renames": (3, 2)}
 INTERRUPTED = """
 import os, signal, sys
 from univa.cli import main
-from univa.runs import RunLog
+from univa.runs.log import RunLog
 
 write = RunLog.write
 
@@ -103,7 +103,7 @@ def test_killed_while_the_config_was_written(finished: Path, tmp_path: Path):
 WITH_WORKERS = """
 import multiprocessing, os, signal, sys
 from univa.cli import main
-from univa.runs import RunLog
+from univa.runs.log import RunLog
 
 write, what = RunLog.write, sys.argv.pop(1)
 

@@ -20,9 +20,9 @@ from univa.config import TrainConfig
 from univa.data import MOSEI_LABELS
 from univa.errors import UserError
 from univa.presets import mosei_text
-from univa.processes import Interrupted
-from univa.runs import RunLog
+from univa.runs.log import RunLog
 from univa.train import train
+from univa.utils.processes import Interrupted
 
 SPLITS = {"train": 12, "valid": 3, "test": 3}
 WORDS = [*MOSEI_LABELS, "day", "we", "went", "there"]

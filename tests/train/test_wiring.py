@@ -12,12 +12,12 @@ import univa.train
 from tests.train.tiny import read_log, tiny
 from univa.config import LossConfig, OptimizerConfig, TrainConfig
 from univa.data import AuthorsNormalizer, VANormalizer
-from univa.inputs import load_corpus, make_collator
+from univa.data.build import load_corpus, make_collator
+from univa.data.lexicon import similarity_matrix
 from univa.models import UniVA
-from univa.objective import Objective
-from univa.optim import make_optimizer
 from univa.train import train
-from univa.va.lexicon import similarity_matrix
+from univa.train.objective import Objective
+from univa.train.optim import make_optimizer
 from univa_kernels import univa_loss
 
 # A value off its default for every field of LossConfig.

@@ -21,8 +21,8 @@ from transformers import (
 from tests.va.media_files import FAMILIES, PICTURES, SPEECH, picture, speech_encoder, tone
 from univa.cli import main
 from univa.errors import UserError
+from univa.media.decode import Clip, read_audio
 from univa.va.hub import HubScorer
-from univa.va.media import Clip, read_audio
 from univa.va.regressor import VARegressor
 
 NAMES = ("arousal", "dominance", "valence")

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from univa.errors import UserError
-from univa.va.lexicon import (
+from univa.data.lexicon import (
     EMOTION_COORDINATES,
     label_coordinates,
     read_lexicon,
     similarity_matrix,
 )
+from univa.errors import UserError
 
 LABELS = {
     "MOSEI": ["happy", "sad", "anger", "surprise", "disgust", "fear"],

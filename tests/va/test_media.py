@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.va.media_files import picture, tone, video
 from univa.errors import UserError
-from univa.va.media import Clip, _spread, audio_seconds, read_audio, read_frames
+from univa.media.decode import Clip, _spread, audio_seconds, read_audio, read_frames
 
 
 def _levels(frames):

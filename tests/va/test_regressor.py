@@ -16,8 +16,8 @@ from transformers import (
 
 from tests.va.media_files import FAMILIES, clip, picture, speech_encoder, tone, vit
 from univa.errors import UserError
-from univa.va.encoders import load_encoder
-from univa.va.media import Clip, read_audio
+from univa.media.decode import Clip, read_audio
+from univa.media.encoders import load_encoder
 from univa.va.regressor import VARegressor
 from univa.va.text import TextVAScorer
 

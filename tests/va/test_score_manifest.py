@@ -14,9 +14,9 @@ import torch
 from tests.va.media_files import clip, picture, speech_encoder, tone
 from univa.cli import main
 from univa.data import VANormalizer, read_authors_text
-from univa.va.media import Clip
+from univa.media.decode import Clip
+from univa.media.resume import ItemLog, item_key
 from univa.va.regressor import VARegressor
-from univa.va.resume import ItemLog, item_key
 
 SPLITS = ("train", "train", "train", "valid", "test", "train", "test")
 TEXTS = ("a happy day", "so sad, so slow", "very loud!", "a cruel day", "kind", "still", "a a day")
@@ -200,7 +200,7 @@ def test_killed_run_gives_the_same(manifest, scorers, tmp_path):
 
 
 def test_log_knows_items_by_their_files(tmp_path):
-    from univa.va.manifest import Item
+    from univa.media.manifest import Item
 
     path = picture(tmp_path / "a.png")
 

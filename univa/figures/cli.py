@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from univa.batch import Modality
-from univa.console import WIDTH, note, progress, table
 from univa.errors import UserError
 from univa.figures import curves, maps, matrices
 from univa.figures.extra import require_figures
 from univa.figures.quality import MapQuality, measure
 from univa.figures.sample import Sample, load_corpora, sample_training
 from univa.figures.style import THEMES, Theme, shorten, themed
-from univa.files import atomic_folder, atomic_write_json, check_named
-from univa.finished import FinishedRun, check_comparable, names_of, read_run
-from univa.processes import choose_device, cpu_threads
+from univa.runs.read import FinishedRun, check_comparable, names_of, read_run
+from univa.utils.console import WIDTH, note, progress, table
+from univa.utils.files import atomic_folder, atomic_write_json, check_named
+from univa.utils.processes import choose_device, cpu_threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

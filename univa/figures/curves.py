@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from univa.figures.style import COLUMN_WIDTH, Theme, shorten
-from univa.finished import FinishedRun
+from univa.runs.read import FinishedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

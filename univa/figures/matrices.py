@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from univa.data.lexicon import read_lexicon, similarity_matrix
 from univa.figures.style import COLUMN_WIDTH, Theme, diverging, sequential, shorten
-from univa.finished import FinishedRun
-from univa.va.lexicon import read_lexicon, similarity_matrix
+from univa.runs.read import FinishedRun
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
-from univa.console import progress
 from univa.data import Corpus, Utterance
+from univa.data.build import load_corpus, load_tokenizer, make_collator, make_normalizer
 from univa.errors import UserError
-from univa.evaluate import evaluation_sampler, run_batches
+from univa.evaluation.evaluate import evaluation_sampler, run_batches
 from univa.figures.style import shorten
-from univa.finished import FinishedRun
-from univa.inputs import load_corpus, load_tokenizer, make_collator, make_normalizer
 from univa.models import UniVA
+from univa.runs.read import FinishedRun
+from univa.utils.console import progress
 
 __all__ = ["Sample", "choose_utterances", "load_corpora", "sample_training"]
 

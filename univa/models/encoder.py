@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from univa.errors import UserError
 from univa.models.attention import SelfAttention
-from univa.quiet import no_progress_bar
+from univa.utils.quiet import no_progress_bar
 
 __all__ = [
     "DialogueEncoder",

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from univa.errors import UserError
-from univa.files import atomic_path, atomic_write_text
 from univa.models.card import CARD_FILE
+from univa.utils.files import atomic_path, atomic_write_text
 
 __all__ = ["CONFIG_FILE", "ENCODER_FOLDER", "WEIGHTS_FILE", "load_weights", "save"]
 

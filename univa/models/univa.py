@@ -50,7 +50,7 @@ class UniVA(nn.Module):
     Args:
         config: sizes and parts.
         similarity: [L, L] initial emotion similarity matrix, see
-            `univa.va.lexicon.similarity_matrix`; given exactly when `config.prior`.
+            `univa.data.lexicon.similarity_matrix`; given exactly when `config.prior`.
         text_encoder: a ready encoder in place of the one that `config.text_encoder` names.
 
     Raises:
@@ -131,7 +131,7 @@ class UniVA(nn.Module):
         if similarity is None:
             raise ValueError(
                 "similarity is missing: prior=True needs the initial matrix, "
-                "for example univa.va.lexicon.similarity_matrix(labels)"
+                "for example univa.data.lexicon.similarity_matrix(labels)"
             )
         if similarity.shape != (size, size):
             raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from univa.batch import MODALITIES
 from univa.data import Split
-from univa.finished import FinishedRun
+from univa.runs.read import FinishedRun
 
 __all__ = ["Plane", "choose_cases", "describe_cases"]
 

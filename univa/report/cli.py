@@ -20,9 +20,6 @@ from univa.figures.cli import check_sizes, lay_out_sample, measure_sample, notes
 from univa.figures.extra import require_figures
 from univa.figures.sample import load_corpora, sample_training
 from univa.figures.style import THEMES
-from univa.files import atomic_write_text, check_writable
-from univa.finished import FinishedRun, check_comparable, names_of, read_run
-from univa.processes import choose_device, cpu_threads
 from univa.report.cases import describe_cases
 from univa.report.content import (
     Ablation,
@@ -32,6 +29,9 @@ from univa.report.content import (
     label_table,
     main_table,
 )
+from univa.runs.read import FinishedRun, check_comparable, names_of, read_run
+from univa.utils.files import atomic_write_text, check_writable
+from univa.utils.processes import choose_device, cpu_threads
 
 __all__ = ["Report"]
 

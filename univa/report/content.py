@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from univa.ablate import TABLES, run_name, table_cells
 from univa.config import TrainConfig
 from univa.errors import UserError
-from univa.finished import FinishedRun
-from univa.paper import PAPER, PAPER_MAIN
+from univa.paper.ablate import TABLES, run_name, table_cells
+from univa.paper.published import PAPER, PAPER_MAIN
+from univa.runs.read import FinishedRun
 
 __all__ = [
     "Ablation",

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from univa.batch import Modality
-from univa.console import progress
 from univa.figures.cli import run_figures
 from univa.figures.maps import Maps, show_emotion
 from univa.figures.quality import MapQuality
 from univa.figures.sample import Sample
 from univa.figures.style import THEMES, themed
-from univa.finished import FinishedRun
+from univa.runs.read import FinishedRun
+from univa.utils.console import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

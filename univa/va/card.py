@@ -12,8 +12,12 @@ __all__ = ["model_card", "report_lines"]
 
 _WHAT: dict[Modality, tuple[str, str, str]] = {
     "text": ("a text in whatever language the encoder knows", "texts", "tokens"),
-    "audio": ("a stretch of speech", "univa.va.media.Clip(path=...) objects", "steps of 20 ms"),
-    "vision": ("a face or a scene in pictures", "univa.va.media.Clip(path=...) objects", "frames"),
+    "audio": ("a stretch of speech", "univa.media.decode.Clip(path=...) objects", "steps of 20 ms"),
+    "vision": (
+        "a face or a scene in pictures",
+        "univa.media.decode.Clip(path=...) objects",
+        "frames",
+    ),
 }
 
 

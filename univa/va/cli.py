@@ -10,9 +10,9 @@ import torch
 import tyro
 
 from univa.batch import Modality
-from univa.console import note
 from univa.errors import UserError
-from univa.files import atomic_folder, atomic_write_json
+from univa.utils.console import note
+from univa.utils.files import atomic_folder, atomic_write_json
 from univa.va.card import model_card, report_lines
 from univa.va.fit import FitSettings, fit
 from univa.va.regressor import VARegressor

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from univa.batch import Modality
-from univa.console import note
 from univa.data import Corpus, read_authors_text, read_vectors
 from univa.errors import UserError
-from univa.files import atomic_write_json, check_writable
+from univa.media.manifest import Columns, Item, read_items
+from univa.media.resume import ItemLog, file_marks
+from univa.utils.console import note
+from univa.utils.files import atomic_write_json, check_writable
 from univa.va.cli import pick_device
 from univa.va.hub import HubScorer
-from univa.va.manifest import Columns, Item, read_items
 from univa.va.regressor import FRONTS, Scorer, VARegressor
-from univa.va.resume import ItemLog, file_marks
 from univa.va.score import items_of, score_corpus, score_file, score_items
 from univa.va.text import TextVAScorer
 from univa.va.words import LexiconScorer
@@ -133,7 +133,7 @@ class Score:
         about: dict[str, Any] = {"modality": self.modality}
         scorer: Scorer
         if self.lexicon is not None:
-            from univa.va.lexicon import read_lexicon
+            from univa.data.lexicon import read_lexicon
 
             scorer = LexiconScorer(read_lexicon(self.lexicon))
             return scorer, {

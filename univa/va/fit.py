@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from univa.console import note
-from univa.console import progress as show_progress
 from univa.errors import UserError
+from univa.utils.console import note
+from univa.utils.console import progress as show_progress
 from univa.va.agreement import bootstrap_intervals, concordance, pearson
 from univa.va.fit_optim import make_optimizer, regression_loss, warm_up_then_decay
 from univa.va.fit_settings import FitSettings

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from univa.batch import Modality
 from univa.errors import UserError
-from univa.quiet import no_load_report
-from univa.va.encoders import LOADING_ERRORS, check_encodes, first_line
-from univa.va.fronts import Batch, VisionFront
+from univa.media.encoders import LOADING_ERRORS, check_encodes, first_line
+from univa.media.preprocess import Batch, VisionFront
+from univa.utils.quiet import no_load_report
 from univa.va.regressor import DIMENSIONS, FRONTS, Scorer
 
 __all__ = ["HubScorer"]

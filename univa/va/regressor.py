@@ -12,10 +12,10 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from univa.batch import Modality
-from univa.console import progress as show_progress
 from univa.errors import UserError
-from univa.va.encoders import LOADING_ERRORS, empty_encoder, first_line, load_encoder
-from univa.va.fronts import AudioFront, Batch, Front, TextFront, VisionFront
+from univa.media.encoders import LOADING_ERRORS, empty_encoder, first_line, load_encoder
+from univa.media.preprocess import AudioFront, Batch, Front, TextFront, VisionFront
+from univa.utils.console import progress as show_progress
 
 __all__ = ["DIMENSIONS", "FRONTS", "Pooling", "Scorer", "VARegressor", "length_buckets", "score"]
 
@@ -28,7 +28,7 @@ _PROCESSOR: dict[Modality, str] = {"text": "tokenizer", "audio": "processor", "v
 
 
 class FinishedItems(Protocol):
-    """What `univa.va.resume.ItemLog` is to `score`."""
+    """What `univa.media.resume.ItemLog` is to `score`."""
 
     done: dict[str, Any]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from univa.data import Corpus, VANormalizer
 from univa.errors import UserError
-from univa.va.manifest import SPLITS, Item
+from univa.media.manifest import SPLITS, Item
+from univa.media.resume import ItemLog, item_key
 from univa.va.regressor import DIMENSIONS, Scorer, score
-from univa.va.resume import ItemLog, item_key
 
 __all__ = ["items_of", "score_corpus", "score_file", "score_items", "statistics"]
 

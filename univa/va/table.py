@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from univa.batch import Modality
-from univa.data._reading import at, finite_number
-from univa.data.records import read_records
 from univa.errors import UserError
-from univa.va.manifest import Columns, content_of
+from univa.media.manifest import Columns, content_of
+from univa.utils.records import read_records
+from univa.utils.text_files import at, finite_number
 
 __all__ = ["TableFormat", "VASplit", "read_va_table"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from univa.batch import Modality
-from univa.va.fronts import Batch
+from univa.media.preprocess import Batch
 from univa.va.regressor import Scorer
 
 __all__ = ["LexiconScorer"]

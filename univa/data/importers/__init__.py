@@ -1,0 +1,1 @@
+"""Commands that turn corpora and feature files into stores."""

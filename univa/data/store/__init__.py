@@ -1,0 +1,1 @@
+"""The store format: reading, writing and checking."""

@@ -1,0 +1,1 @@
+"""Scoring a checkpoint: metrics, tables, threshold curves."""

@@ -1,0 +1,255 @@
+"""Score a run's best checkpoint.
+
+    univa evaluate runs/demo-20250131-120000
+    univa evaluate runs/demo-20250131-120000 --split valid --output valid.json --report valid
+
+It prints metrics, figures per label and metrics by threshold, and saves them and the predictions.
+Training ends with the same code, so the numbers are those of the run's `metrics.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from univa.config import TrainConfig
+from univa.data import Collator, Corpus, DialogueBatchSampler
+from univa.data.batching.loader import load_batches
+from univa.data.build import load_corpus, load_tokenizer, make_collator
+from univa.metrics import Metrics, compute_metrics, decide
+from univa.models import UniVA, UniVAOutput
+from univa.runs.checkpoint import load_checkpoint
+from univa.utils.console import table
+from univa.utils.files import atomic_write_json, check_writable
+from univa.utils.processes import ProcessGroup, choose_device, cpu_threads
+
+__all__ = [
+    "Evaluate",
+    "SplitResult",
+    "evaluate_best",
+    "metrics_table",
+    "predict",
+    "run_batches",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """What a model says about one split.
+
+    Attributes:
+        utterance_ids: N identifiers.
+        probabilities: [N, L] float32 on the CPU.
+        predictions: [N, L] bool, by the thresholds of the checkpoint.
+        labels: [N, L] float32 of 0 and 1.
+        metrics: their agreement.
+    """
+
+    utterance_ids: tuple[str, ...]
+    probabilities: Tensor
+    predictions: Tensor
+    labels: Tensor
+    metrics: Metrics
+
+
+@torch.no_grad()
+def run_batches(
+    model: UniVA,
+    collator: Collator,
+    batches: Sequence[Sequence[int]],
+    *,
+    config: TrainConfig,
+    device: torch.device,
+) -> Iterator[tuple[Sequence[int], UniVAOutput]]:
+    """What a model says about batches of utterances, batch by batch, without gradients.
+
+    Args:
+        model: on `device`, in the mode that is wanted.
+        collator: of the split.
+        batches: utterances of each batch.
+        config: for precision and workers.
+        device: where to compute.
+
+    Yields:
+        The utterances of a batch, and the model's output for them on `device`.
+    """
+    loader = load_batches(collator, batches, workers=config.data.workers, pin=device.type == "cuda")
+    for indices, loaded in zip(batches, loader, strict=True):
+        batch = loaded.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            output = model(**batch.inputs)
+        yield indices, output
+
+
+@torch.no_grad()
+def predict(
+    model: UniVA,
+    collator: Collator,
+    sampler: DialogueBatchSampler,
+    *,
+    config: TrainConfig,
+    device: torch.device,
+    group: ProcessGroup | None = None,
+    between_batches: Callable[[], None] | None = None,
+) -> Tensor:
+    """Probabilities of every utterance, the model in eval mode and left in the mode it was in.
+
+    Args:
+        model: on `device`.
+        collator: of the split.
+        sampler: covers the split once per epoch.
+        config: for precision and for what turns logits into probabilities.
+        device: where to compute.
+        group: processes that share the work, all of which call this and get the whole; None is this
+            process alone.
+        between_batches: called after each batch; may raise to stop.
+
+    Returns:
+        [N, L] float32 on the CPU, in the order of the split's utterances.
+    """
+    was_training = model.training
+    model.eval()
+    probabilities = torch.zeros(len(collator), len(config.model.labels))
+    try:
+        batches = sampler.batches(0)
+        if group is not None:
+            batches = batches[group.rank :: group.size]
+        for indices, output in run_batches(model, collator, batches, config=config, device=device):
+            logits = output.logits.float()
+            kl = config.loss.classification == "kl"
+            chances = logits.softmax(dim=-1) if kl else logits.sigmoid()
+            probabilities[indices] = chances.cpu()
+            if between_batches is not None:
+                between_batches()
+    finally:
+        model.train(was_training)
+    # Every row is filled in one process and 0 in the others, so the sum is exact.
+    return probabilities if group is None else group.sum(probabilities)
+
+
+def evaluate_best(
+    run: Path,
+    config: TrainConfig,
+    splits: tuple[str, ...],
+    *,
+    corpus: Corpus | None = None,
+    device: torch.device | None = None,
+) -> dict[str, SplitResult]:
+    """Reload the best checkpoint of a run and score it with the thresholds that it carries.
+
+    Args:
+        run: the run folder.
+        config: the run's config.
+        splits: names of the splits to score.
+        corpus: the corpus of the config, where it is loaded already.
+        device: where to compute; by the config when None.
+
+    Returns:
+        split name -> result.
+
+    Raises:
+        UserError: the checkpoint or the data cannot be read, or do not belong together.
+    """
+    device = choose_device(config.device) if device is None else device
+    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config, best=True)
+    model = UniVA.from_pretrained(checkpoint.folder).to(device)
+    corpus = load_corpus(config) if corpus is None else corpus
+    kept = checkpoint.folder / "text_encoder"
+    tokenizer = load_tokenizer(kept) if config.uses_tokens else None
+    thresholds = torch.tensor([checkpoint.meta["thresholds"][name] for name in config.model.labels])
+    results = {}
+    for name in splits:
+        split = corpus.splits[name]
+        probabilities = predict(
+            model,
+            make_collator(config, split, model, tokenizer=tokenizer),
+            evaluation_sampler(config, split.dialogue_lengths),
+            config=config,
+            device=device,
+        )
+        predictions = decide(probabilities, thresholds)
+        results[name] = SplitResult(
+            utterance_ids=tuple(item.id for item in split.utterances),
+            probabilities=probabilities,
+            predictions=predictions,
+            labels=split.labels,
+            metrics=compute_metrics(predictions, split.labels, config.model.labels),
+        )
+    return results
+
+
+def evaluation_sampler(config: TrainConfig, dialogue_lengths: list[int]) -> DialogueBatchSampler:
+    """Batches in the order of the split, the same in training and afterwards."""
+    return DialogueBatchSampler(
+        dialogue_lengths, batch_size=config.data.batch_size, shuffle=False, seed=0
+    )
+
+
+def metrics_table(rows: Mapping[str, Metrics], *, title: str = "split") -> str:
+    """Lay out metrics as the paper does: per cent, the Hamming loss as a fraction."""
+    names = list(next(iter(rows.values())).label_f1)
+    lines = [[title, "Acc", "HL", "miF1", "maF1", *names]]
+    for split, metrics in rows.items():
+        shares = [metrics.micro_f1, metrics.macro_f1, *metrics.label_f1.values()]
+        lines.append(
+            [
+                split,
+                f"{100 * metrics.accuracy:.1f}",
+                f"{metrics.hamming_loss:.3f}",
+                *(f"{100 * share:.1f}" for share in shares),
+            ]
+        )
+    return table(lines)
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """Score the best checkpoint of a run: metrics, figures per label, metrics by threshold."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    split: Literal["test", "valid", "train"] = "test"
+    """Which split to score."""
+    output: Path | None = None
+    """JSON file for the unrounded metrics."""
+    report: Path | None = None
+    """Folder for figures per label, threshold curves and predictions; evaluation-SPLIT in the run
+    folder if left out."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where there is a GPU."""
+
+    def run(self) -> dict[str, Any]:
+        """Print the tables and save the report; return the unrounded metrics.
+
+        Raises:
+            UserError: this is not a run folder, its data or checkpoint cannot be read, or the
+                output cannot be written.
+        """
+        from univa.evaluation.tables import curve_table, label_figures, label_table, write_reports
+
+        config = TrainConfig.load(self.run_folder / "config.json")
+        device = choose_device(self.device)
+        report = self.report or self.run_folder / f"evaluation-{self.split}"
+        check_writable(report / "labels.json")
+        if self.output is not None:
+            check_writable(self.output)
+        with cpu_threads(config.threads):  # the same sums as in training
+            results = evaluate_best(self.run_folder, config, (self.split,), device=device)
+        result = results[self.split]
+        metrics = result.metrics
+        print(metrics_table({self.split: metrics}))
+        names = config.model.labels
+        print(label_table(label_figures(result.predictions, result.labels, names)))
+        print(curve_table(result.probabilities, result.labels, names))
+        write_reports(report, results, names, predictions=True)
+        print(f"figures, curves and predictions of {len(result.labels)} utterances: {report}")
+        content: dict[str, Any] = {self.split: metrics.to_dict()}
+        if self.output is not None:
+            atomic_write_json(self.output, content)
+        return content

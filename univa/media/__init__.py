@@ -1,0 +1,1 @@
+"""Audio and video files: decoding, preprocessing, encoders, feature extraction."""

@@ -1,0 +1,1 @@
+"""Comparison with the paper: ablations, published figures, the authors' checkpoints."""

@@ -1,0 +1,1 @@
+"""Run folders: layout, log, checkpoints, reading them back."""

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of emotions: files, console, processes, text files."""
