@@ -37,6 +37,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # mypy needs one core for most of a minute; tests wait for each other often enough to leave it one.
 test: dev
 	@$(STEP) "ruff check" $(BIN)/ruff check .
+	@$(STEP) "import-linter" $(BIN)/lint-imports --no-logo
 	@$(STEP) "ruff format" $(BIN)/ruff format --check .
 	@scripts/together.sh "$(STEP) mypy $(BIN)/mypy" \
 		"$(STEP) --show Tests $(PYTEST) tests univa univa_kernels --doctest-modules"

@@ -5,12 +5,12 @@ Zheng, Yu and Xia, ACM Multimedia 2024, https://doi.org/10.1145/3664647.3681638.
 
 from typing import TYPE_CHECKING, Any
 
+from univa._version import __version__
+
 if TYPE_CHECKING:
     from univa.inference.pipeline import UniVAPipeline, UtterancePrediction
 
 __all__ = ["UniVAPipeline", "UtterancePrediction", "__version__"]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

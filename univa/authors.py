@@ -1,5 +1,5 @@
 """The switch `authors`: see `univa.config.authors`."""
 
-from univa.config.authors import SETTINGS, as_authors, check_authors, start_as_authors
+from univa.config.authors import SETTINGS, as_authors, check_authors
 
-__all__ = ["SETTINGS", "as_authors", "check_authors", "start_as_authors"]
+__all__ = ["SETTINGS", "as_authors", "check_authors"]

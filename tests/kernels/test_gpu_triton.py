@@ -236,7 +236,7 @@ def test_compiled_equals_eager_at_two_sizes(d, dtype):
 
 @pytest.mark.parametrize("dim", [128, 320])
 def test_tuning_measures_and_every_candidate_holds(dim):
-    from univa_kernels._triton import configs
+    from univa_kernels._triton import choice, configs
 
     rows, va = tensors(1000, dim, torch.bfloat16)
     want = step(rows, va)
@@ -253,7 +253,7 @@ def test_tuning_measures_and_every_candidate_holds(dim):
         if place < len(tried) and any(f"{kernel}: {tried[place]}: " in line for line in lines):
             if any(f"{kernel}: {tried[place]}: does not run" in line for line in lines):
                 continue
-            with configs.forced(kernel, tried[place]):
+            with choice.forced(kernel, tried[place]):
                 got = step(rows, va)
             for ours, theirs in zip(got, want, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=1e-3)

@@ -12,7 +12,8 @@ import univa.train
 from tests.train.test_authors_presets import small
 from tests.train.test_cli import refused
 from tests.train.tiny import read_log, tiny
-from univa.cli import main, parse_train
+from univa.cli import main
+from univa.cli.train import parse_train
 from univa.config import TrainConfig
 from univa.config.authors import SETTINGS, as_authors
 from univa.data import UtteranceBatchSampler

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from univa.cli import parse_train
+from univa.cli.train import parse_train
 from univa.config import (
     DataConfig,
     LossConfig,

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from tests.data.own import records, write_csv, write_features, write_lexicon, write_scores
 from tests.train.tiny import write_encoder
-from univa.cli import main, parse_train
+from univa.cli import main
+from univa.cli.train import parse_train
 from univa.data import read_store
 from univa.data.lexicon import read_lexicon, similarity_matrix
 

@@ -88,7 +88,7 @@ def test_pictures_are_scored_alike_in_any_batch(tmp_path, kind):
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
     scorer.save_pretrained(tmp_path / "saved")
     loaded = VARegressor.from_pretrained(tmp_path / "saved")
-    assert loaded.front.frames == 2
+    assert loaded.preprocessor.frames == 2
     assert torch.equal(loaded.score(clips), scorer.score(clips))
 
 
@@ -99,7 +99,7 @@ def test_long_sounds_are_cut_and_short_ones_refused(tmp_path, sounds):
     whole = VARegressor.from_encoder(folder, "audio")
     whole.load_state_dict(scorer.state_dict())
     assert torch.equal(scorer.score(sounds), whole.score(beginning))
-    assert whole.front.shortest == 400
+    assert whole.preprocessor.shortest == 400
     short = tone(tmp_path / "short.wav", seconds=0.02)
     with pytest.raises(
         UserError, match=r"short.wav: 0.0200 s of sound, and the encoder needs 0.02"

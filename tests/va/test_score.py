@@ -137,7 +137,7 @@ def test_missing_scorer_and_bad_scores(folder, scorer, tmp_path):
 
 def test_cuda_where_there_is_none(folder, scorer, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="device: cuda is asked for, but torch sees no GPU"):
+    with pytest.raises(UserError, match="--device: torch sees no CUDA device; give --device cpu"):
         _command(folder, scorer, tmp_path / "out.json", "--device", "cuda").run()
 
 

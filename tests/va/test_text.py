@@ -49,19 +49,19 @@ def test_scores_are_clipped(scorer):
 
 def test_long_texts_are_cut(scorer):
     long = "a happy day " * 30
-    assert [len(row) for row in scorer.front.rows([long, "a"])] == [16, 3]
-    scorer.front.set_max_tokens(20)
-    assert len(scorer.front.rows([long])[0]) == 20
+    assert [len(row) for row in scorer.preprocessor.rows([long, "a"])] == [16, 3]
+    scorer.preprocessor.set_max_tokens(20)
+    assert len(scorer.preprocessor.rows([long])[0]) == 20
     for bad in (2, 65):
         with pytest.raises(UserError, match=f"max_tokens: {bad} is not between 3 and the 64"):
-            scorer.front.set_max_tokens(bad)
+            scorer.preprocessor.set_max_tokens(bad)
 
 
 def test_save_and_load(scorer, tmp_path):
     scorer.save_pretrained(tmp_path / "saved")
     loaded = TextVAScorer.from_pretrained(tmp_path / "saved")
     assert not loaded.training
-    assert loaded.front.max_tokens == 16
+    assert loaded.preprocessor.max_tokens == 16
     assert torch.equal(loaded.score(TEXTS), scorer.score(TEXTS))
     states = scorer.state_dict(), loaded.state_dict()
     assert states[0].keys() == states[1].keys()
@@ -81,7 +81,7 @@ def test_broken_folders(scorer, tmp_path, tiny_encoder):
     with pytest.raises(UserError, match="files are missing or do not fit each other"):
         TextVAScorer.from_pretrained(folder)
     (folder / "text_encoder" / "config.json").write_text(json.dumps(config))
-    assert TextVAScorer.from_pretrained(folder).front.max_tokens == 16
+    assert TextVAScorer.from_pretrained(folder).preprocessor.max_tokens == 16
 
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])

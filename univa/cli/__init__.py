@@ -5,106 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
 
-from univa import __version__
+from univa._version import __version__
 from univa.cli.examples import EXAMPLES
 from univa.errors import UserError
-from univa.utils.console import OPTIONS_HELP, output_that_takes_all, result, showing, take_options
+from univa.utils.console import (
+    OPTIONS_HELP,
+    output_that_takes_all,
+    rank,
+    result,
+    say,
+    showing,
+    take_options,
+)
 
-if TYPE_CHECKING:
-    from univa.config import TrainConfig
-
-__all__ = ["main", "parse_train"]
-
-# Options short enough for daily use that belong to a nested config; others have aliases there.
-_SHORT = {"--text-encoder": "--model.text-encoder"}
-
-
-def parse_train(args: Sequence[str]) -> TrainConfig:
-    """Parse what follows `univa train`: a preset or `--resume RUN`, then options.
-
-    Args:
-        args: the arguments.
-
-    Returns:
-        The config. With `--resume` and without a preset it starts from the run's own config.
-
-    Raises:
-        UserError: there is no such preset, a value is not allowed, an option would not be read, or
-            the run to resume has no config.
-        SystemExit: help was asked for (0), or an option is unknown (2).
-    """
-    from pathlib import Path
-
-    import tyro
-
-    from univa.config import TrainConfig
-    from univa.config.authors import as_authors
-    from univa.config.unused import refuse_unread
-    from univa.presets import PRESETS, own
-
-    args = [_expand(arg) for arg in args]
-    run = _value_after("--resume", args)
-    if args and not args[0].startswith("-") and args[0] not in PRESETS:
-        raise UserError(f"no preset {args[0]!r}; presets: {', '.join(PRESETS)}")
-    if args and args[0] in PRESETS:
-        store = _value_after("--data", args) or _value_after("--data.folder", args)
-        make = partial(own, store) if args[0] == "own" else PRESETS[args[0]]
-        prog, default, args = f"univa train {args[0]}", make(), args[1:]
-        if "--authors" in args:  # what it sets is the default, and refused where given otherwise
-            default = as_authors(default)
-    elif run is not None:
-        prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
-    else:  # help, or no preset: tyro lists them
-        presets = {name: ((make.__doc__ or "").strip(), make()) for name, make in PRESETS.items()}
-        return tyro.extras.overridable_config_cli(
-            presets,
-            args=args,
-            prog="univa train",
-            description="Train a preset; any field of its config is an option. "
-            "`univa train --resume RUN` goes on with a run that was stopped.",
-        )
-    config = tyro.cli(
-        TrainConfig, args=args, default=default, prog=prog, config=(tyro.conf.AvoidSubcommands,)
-    )
-    refuse_unread(config, default)
-    return config
-
-
-def _expand(arg: str) -> str:
-    name, equals, value = arg.partition("=")
-    return _SHORT.get(name, name) + equals + value
-
-
-def _value_after(option: str, args: Sequence[str]) -> str | None:
-    for i, arg in enumerate(args):
-        if arg.startswith(f"{option}="):
-            return arg.partition("=")[2]
-        if arg == option and i + 1 < len(args):
-            return args[i + 1]
-    return None
-
-
-def _train(args: Sequence[str]) -> int:
-    config = parse_train(args)  # the arguments are the same in every process
-    from univa.train import train
-    from univa.utils.processes import Interrupted
-
-    try:
-        metrics = train(config)
-    except Interrupted as stop:
-        _say(f"univa: {stop}")
-        return 128 + stop.signal
-    except UserError as error:
-        if _rank() == "0":
-            raise
-        # Data, device or loss may be wrong in this process alone.
-        print(f"univa: rank {_rank()}: error: {error}", file=sys.stderr)
-        return 2
-    result(metrics)
-    return 0
+__all__ = ["main"]
 
 
 def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]], int]:
@@ -129,8 +44,14 @@ def _dataclass(module: str, name: str, command: str) -> Callable[[Sequence[str]]
     return run
 
 
+def _train(args: Sequence[str]) -> int:
+    from univa.cli.train import main as train
+
+    return train(args)
+
+
 def _ablate(args: Sequence[str]) -> int:
-    from univa.paper.ablate import main as ablate
+    from univa.cli.ablate import main as ablate
 
     return ablate(args)
 
@@ -255,7 +176,7 @@ def _run(name: str, command: Callable[[Sequence[str]], int], args: Sequence[str]
     wants_help = "-h" in rest or "--help" in rest
     help_end = f"{OPTIONS_HELP}\n\nexample:\n  {EXAMPLES.get(name, '')}"
     try:
-        with showing(as_json=as_json, quiet=quiet, main=_rank() == "0"):
+        with showing(as_json=as_json, quiet=quiet, main=rank() == "0"):
             status = command(rest)
     except SystemExit as stop:  # as tyro ends after help
         if wants_help and not stop.code:
@@ -280,7 +201,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with output_that_takes_all():
             return _main(sys.argv[1:] if args is None else list(args))
     except UserError as error:
-        _say(f"univa: error: {error}")
+        say(f"univa: error: {error}")
         return 2
     except BrokenPipeError:  # the reader went away, as with `univa train demo --help | head`
         _drop_output()
@@ -292,7 +213,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"univa: error: {where}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        _say("univa: interrupted")
+        say("univa: interrupted")
         return 130
 
 
@@ -304,13 +225,3 @@ def _drop_output() -> None:
     except OSError:
         # Python writes it once more when it ends, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _rank() -> str:
-    return os.environ.get("RANK", "0")
-
-
-def _say(line: str) -> None:
-    """Print for people what all processes of torchrun have in common; one of them tells."""
-    if _rank() == "0":
-        print(line, file=sys.stderr)

@@ -1,10 +1,10 @@
 """The one switch `authors`: everything as the code of the UniVA authors does it.
 
 What it sets is `SETTINGS`, an option each. Beside these it makes the layers of an encoder start
-equal (`start_as_authors`), and counts the constant log 2 that two equal views add to a contrastive
-term (`univa.train.objective`). What is so without the switch too: the pooler of the text encoder,
-frozen there, is no part of the model; a label set predicted empty for an utterance without labels
-scores 0 in the accuracy.
+equal (`univa.models.authors.start_as_authors`), and counts the constant log 2 that two equal
+views add to a contrastive term (`univa.train.objective`). What is so without the switch too: the
+pooler of the text encoder, frozen there, is no part of the model; a label set predicted empty for
+an utterance without labels scores 0 in the accuracy.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from univa.errors import UserError
 
 if TYPE_CHECKING:
     from univa.config import TrainConfig
-    from univa.models import UniVA
 
-__all__ = ["SETTINGS", "as_authors", "check_authors", "start_as_authors"]
+__all__ = ["SETTINGS", "as_authors", "check_authors"]
 
 # field -> values of the authors' code; the first one is set where the config has another.
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -75,12 +72,3 @@ def check_authors(config: TrainConfig) -> None:
                 f"{option}: {found!r} does not go with --authors, whose value is {values[0]!r}; "
                 f"drop {option} or --authors"
             )
-
-
-@torch.no_grad()
-def start_as_authors(model: UniVA) -> None:
-    """Give all layers of an encoder the initial values of its first one."""
-    for encoder in model.encoders.values():
-        layers = getattr(encoder, "layers", [])
-        for layer in layers:
-            layer.load_state_dict(layers[0].state_dict())

@@ -9,7 +9,7 @@ Training ends with the same code, so the numbers are those of the run's `metrics
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,40 +22,26 @@ from univa.config import TrainConfig
 from univa.data import Collator, Corpus, DialogueBatchSampler
 from univa.data.batching.loader import load_batches
 from univa.data.build import load_corpus, load_tokenizer, make_collator
-from univa.metrics import Metrics, compute_metrics, decide
+from univa.evaluation.tables import (
+    curve_table,
+    label_figures,
+    label_table,
+    metrics_table,
+    write_reports,
+)
+from univa.metrics import compute_metrics, decide
 from univa.models import UniVA, UniVAOutput
 from univa.runs.checkpoint import load_checkpoint
-from univa.utils.console import table
+from univa.runs.predictions import SplitResult
 from univa.utils.files import atomic_write_json, check_writable
 from univa.utils.processes import ProcessGroup, choose_device, cpu_threads
 
 __all__ = [
     "Evaluate",
-    "SplitResult",
     "evaluate_best",
-    "metrics_table",
     "predict",
     "run_batches",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitResult:
-    """What a model says about one split.
-
-    Attributes:
-        utterance_ids: N identifiers.
-        probabilities: [N, L] float32 on the CPU.
-        predictions: [N, L] bool, by the thresholds of the checkpoint.
-        labels: [N, L] float32 of 0 and 1.
-        metrics: their agreement.
-    """
-
-    utterance_ids: tuple[str, ...]
-    probabilities: Tensor
-    predictions: Tensor
-    labels: Tensor
-    metrics: Metrics
 
 
 @torch.no_grad()
@@ -191,23 +177,6 @@ def evaluation_sampler(config: TrainConfig, dialogue_lengths: list[int]) -> Dial
     )
 
 
-def metrics_table(rows: Mapping[str, Metrics], *, title: str = "split") -> str:
-    """Lay out metrics as the paper does: per cent, the Hamming loss as a fraction."""
-    names = list(next(iter(rows.values())).label_f1)
-    lines = [[title, "Acc", "HL", "miF1", "maF1", *names]]
-    for split, metrics in rows.items():
-        shares = [metrics.micro_f1, metrics.macro_f1, *metrics.label_f1.values()]
-        lines.append(
-            [
-                split,
-                f"{100 * metrics.accuracy:.1f}",
-                f"{metrics.hamming_loss:.3f}",
-                *(f"{100 * share:.1f}" for share in shares),
-            ]
-        )
-    return table(lines)
-
-
 @dataclass(kw_only=True)
 class Evaluate:
     """Score the best checkpoint of a run: metrics, figures per label, metrics by threshold."""
@@ -231,8 +200,6 @@ class Evaluate:
             UserError: this is not a run folder, its data or checkpoint cannot be read, or the
                 output cannot be written.
         """
-        from univa.evaluation.tables import curve_table, label_figures, label_table, write_reports
-
         config = TrainConfig.load(self.run_folder / "config.json")
         device = choose_device(self.device)
         report = self.report or self.run_folder / f"evaluation-{self.split}"

@@ -8,13 +8,36 @@ from typing import Any
 
 from torch import Tensor
 
-from univa.evaluation.evaluate import SplitResult, metrics_table
-from univa.metrics import compute_metrics, decide, threshold_grid
-from univa.runs.log import write_predictions
+from univa.metrics import Metrics, compute_metrics, decide, threshold_grid
+from univa.runs.predictions import SplitResult, write_predictions
 from univa.utils.console import table
 from univa.utils.files import atomic_write_json, make_folder
 
-__all__ = ["curve_table", "label_figures", "label_table", "threshold_curves", "write_reports"]
+__all__ = [
+    "curve_table",
+    "label_figures",
+    "label_table",
+    "metrics_table",
+    "threshold_curves",
+    "write_reports",
+]
+
+
+def metrics_table(rows: Mapping[str, Metrics], *, title: str = "split") -> str:
+    """Lay out metrics as the paper does: per cent, the Hamming loss as a fraction."""
+    names = list(next(iter(rows.values())).label_f1)
+    lines = [[title, "Acc", "HL", "miF1", "maF1", *names]]
+    for split, metrics in rows.items():
+        shares = [metrics.micro_f1, metrics.macro_f1, *metrics.label_f1.values()]
+        lines.append(
+            [
+                split,
+                f"{100 * metrics.accuracy:.1f}",
+                f"{metrics.hamming_loss:.3f}",
+                *(f"{100 * share:.1f}" for share in shares),
+            ]
+        )
+    return table(lines)
 
 
 def label_figures(

@@ -207,7 +207,7 @@ class UniVAPipeline:
                     for utterance in record.utterances:
                         if modality in utterance.media:  # missing files are named here
                             with record.naming(utterance, modality):
-                                scorer.front.rows([utterance.media[modality]])
+                                scorer.preprocessor.rows([utterance.media[modality]])
                 yield record, loaded
         except UserError as error:
             yield error

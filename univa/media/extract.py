@@ -29,12 +29,16 @@ from univa.errors import UserError
 from univa.media.decode import Clip, read_frames
 from univa.media.encoders import load_encoder
 from univa.media.manifest import Columns, Item, read_items
-from univa.media.preprocess import AudioFront, VisionFront, conv_frames
+from univa.media.preprocess import (
+    PREPROCESSORS,
+    AudioPreprocessor,
+    VisionPreprocessor,
+    conv_frames,
+)
 from univa.media.resume import ItemLog, file_marks, item_key
 from univa.utils.console import progress
 from univa.utils.files import atomic_path, atomic_write_text, make_folder
-from univa.va.cli import pick_device
-from univa.va.regressor import FRONTS
+from univa.utils.processes import choose_device
 
 __all__ = ["ExtractAudio", "ExtractVision", "MediaEncoder"]
 
@@ -56,13 +60,15 @@ class _Audio:
         """`chunk_seconds`."""
         return {"chunk_seconds": self.chunk_seconds}
 
-    def features(self, encoder: nn.Module, front: AudioFront, clip: Clip) -> Tensor:
+    def features(self, encoder: nn.Module, preprocessor: AudioPreprocessor, clip: Clip) -> Tensor:
         """Last hidden states, [T, H]. The samples are standardised over the whole clip."""
-        samples = front.samples(clip)
+        samples = preprocessor.samples(clip)
         device = next(encoder.parameters()).device
         states = [
             encoder(part[None].to(device)).last_hidden_state[0]
-            for part in chunks(front.config, samples, round(self.chunk_seconds * front.rate))
+            for part in chunks(
+                preprocessor.config, samples, round(self.chunk_seconds * preprocessor.rate)
+            )
         ]
         return torch.cat(states)
 
@@ -90,13 +96,15 @@ class _Vision:
         """`rate`, or `frames`."""
         return {"rate": self.rate} if self.frames is None else {"frames": self.frames}
 
-    def features(self, encoder: nn.Module, front: VisionFront, clip: Clip) -> Tensor:
+    def features(self, encoder: nn.Module, preprocessor: VisionPreprocessor, clip: Clip) -> Tensor:
         """Vectors of the frames, [T, H]."""
         rate = self.rate if self.frames is None else None
         pictures = read_frames(clip, count=self.frames, rate=rate)
         device = next(encoder.parameters()).device
         parts = [
-            front.vectors(encoder, front.pixels(pictures[i : i + self.batch_size]).to(device))
+            preprocessor.vectors(
+                encoder, preprocessor.pixels(pictures[i : i + self.batch_size]).to(device)
+            )
             for i in range(0, len(pictures), self.batch_size)
         ]
         return torch.cat(parts)
@@ -122,7 +130,7 @@ class MediaEncoder:
         self.source, self.modality = source, modality
         self._encoder = load_encoder(source, modality).eval()
         config = cast(Any, self._encoder).config
-        self._front: Any = FRONTS[modality].load(source, config)
+        self._preprocessor: Any = PREPROCESSORS[modality].load(source, config)
         self.size = int(config.hidden_size)
 
     def to(self, device: torch.device) -> MediaEncoder:
@@ -136,7 +144,7 @@ class MediaEncoder:
         Raises:
             UserError: one is missing, of another kind, or too short.
         """
-        self._front.rows(clips)
+        self._preprocessor.rows(clips)
 
     @torch.no_grad()
     def __call__(self, clip: Clip, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -145,7 +153,7 @@ class MediaEncoder:
         Raises:
             UserError: the file cannot be decoded, or its features are not finite.
         """
-        features = self._how.features(self._encoder, self._front, clip)
+        features = self._how.features(self._encoder, self._preprocessor, clip)
         features = features.to(dtype).contiguous().cpu()
         if not bool(features.isfinite().all()):
             raise UserError(
@@ -203,7 +211,7 @@ class _Extract:
         items = read_items(self.manifest, self.modality, self.columns)
         encoder = MediaEncoder(self.encoder, self.modality, **self.settings())
         encoder.check([cast(Clip, item.content) for item in items])  # all, before the work
-        encoder.to(pick_device(self.device))
+        encoder.to(choose_device(self.device))
         make_folder(self.output)
         about = {
             "kind": "features",

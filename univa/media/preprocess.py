@@ -1,4 +1,4 @@
-"""What stands before an encoder: from texts, sounds and pictures to tensors, and what comes out.
+"""Per-modality preprocessing: from texts, sounds and pictures to the input of an encoder.
 
 The three classes have one interface, so that the regressor, its trainer and the scoring know no
 modality. A *row* is an item made ready once (token ids; a clip whose header has been looked at);
@@ -22,13 +22,21 @@ from univa.media.decode import IMAGES, Clip, audio_seconds, check_frames, read_a
 from univa.media.encoders import LOADING_ERRORS, first_line
 from univa.utils.tokenizer import load_tokenizer
 
-__all__ = ["AudioFront", "Batch", "Front", "TextFront", "VisionFront", "conv_frames"]
+__all__ = [
+    "PREPROCESSORS",
+    "AudioPreprocessor",
+    "Batch",
+    "Preprocessor",
+    "TextPreprocessor",
+    "VisionPreprocessor",
+    "conv_frames",
+]
 
 Batch = dict[str, Tensor]
 
 
-class Front(Protocol):
-    """One modality's way into and out of an encoder."""
+class Preprocessor(Protocol):
+    """Preprocessing of one modality, and the hidden states of its encoder."""
 
     modality: Modality
 
@@ -57,7 +65,7 @@ class Front(Protocol):
         ...
 
 
-class TextFront:
+class TextPreprocessor:
     """Tokenizer of a text encoder.
 
     Args:
@@ -73,7 +81,7 @@ class TextFront:
         self.max_tokens = max_tokens
 
     @classmethod
-    def load(cls, source: str | Path, config: Any, **settings: Any) -> TextFront:
+    def load(cls, source: str | Path, config: Any, **settings: Any) -> TextPreprocessor:
         """Load the tokenizer beside an encoder's weights.
 
         Raises:
@@ -81,9 +89,9 @@ class TextFront:
         """
         tokenizer = load_tokenizer(source)
         positions = getattr(config, "max_position_embeddings", None)
-        front = cls(tokenizer, positions=positions)
-        front.set_max_tokens(int(settings.get("max_tokens", 64)))
-        return front
+        preprocessor = cls(tokenizer, positions=positions)
+        preprocessor.set_max_tokens(int(settings.get("max_tokens", 64)))
+        return preprocessor
 
     def set_max_tokens(self, max_tokens: int) -> None:
         """Cut texts to so many tokens from now on.
@@ -141,7 +149,7 @@ def conv_frames(config: Any, samples: int) -> int:
     return max(0, samples)
 
 
-class AudioFront:
+class AudioPreprocessor:
     """Feature extractor of a wav2vec2-like encoder: mono samples at its rate.
 
     Padding must not change a score. Encoders whose first convolution normalises over time
@@ -161,7 +169,7 @@ class AudioFront:
         self.rate = int(extractor.sampling_rate)
 
     @classmethod
-    def load(cls, source: str | Path, config: Any, **settings: Any) -> AudioFront:
+    def load(cls, source: str | Path, config: Any, **settings: Any) -> AudioPreprocessor:
         """Load the feature extractor beside an encoder's weights.
 
         Raises:
@@ -251,7 +259,7 @@ class AudioFront:
         self.extractor.save_pretrained(folder)
 
 
-class VisionFront:
+class VisionPreprocessor:
     """Image processor of a vision encoder: some frames of each clip, one vector for each.
 
     A frame's vector is the class token after the last layer norm: CLIP's and SigLIP's pooled
@@ -268,7 +276,7 @@ class VisionFront:
         self.processor, self.frames = processor, frames
 
     @classmethod
-    def load(cls, source: str | Path, config: Any, **settings: Any) -> VisionFront:
+    def load(cls, source: str | Path, config: Any, **settings: Any) -> VisionPreprocessor:
         """Load the image processor beside an encoder's weights.
 
         Raises:
@@ -339,3 +347,11 @@ def _processor(kind: Any, source: str | Path, noun: str) -> Any:
             f"{source}: no usable {noun} processor ({first_line(error)}); put the encoder's "
             "preprocessor_config.json there"
         ) from None
+
+
+PREPROCESSORS: dict[Modality, Any] = {
+    "text": TextPreprocessor,
+    "audio": AudioPreprocessor,
+    "vision": VisionPreprocessor,
+}
+"""The class that reads each modality."""

@@ -14,14 +14,14 @@ What differs in their code, and is the same number here:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from univa.errors import UserError
 
-__all__ = ["from_authors_state_dict"]
+__all__ = ["from_authors_state_dict", "start_as_authors"]
 
 _LAYER = r"(text|audio|vision)_utt_level_transformer\.layer\.(\d+)\."
 _END = r"\.(weight|bias)"
@@ -94,3 +94,12 @@ def from_authors_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f"the {absent[0]} that goes into {joint!r} is missing")
         result[joint] = torch.cat([found["query"], found["key"], found["value"]])
     return result
+
+
+@torch.no_grad()
+def start_as_authors(encoders: Iterable[nn.Module]) -> None:
+    """Give all layers of each encoder the initial values of its first one."""
+    for encoder in encoders:
+        layers = getattr(encoder, "layers", [])
+        for layer in layers:
+            layer.load_state_dict(layers[0].state_dict())

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from univa import __version__
+from univa._version import __version__
 from univa.errors import UserError
 from univa.figures.cli import check_sizes, lay_out_sample, measure_sample, notes_of
 from univa.figures.extra import require_figures

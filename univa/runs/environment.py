@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from univa import __version__
+from univa._version import __version__
 
 __all__ = ["describe_environment"]
 

@@ -13,11 +13,10 @@ from typing import Any
 
 from univa.config import TrainConfig
 from univa.errors import UserError
-from univa.evaluation.evaluate import SplitResult
 from univa.runs.checkpoint import Checkpoint, load_checkpoint
-from univa.utils.files import atomic_write_text, recover_folder
+from univa.utils.files import recover_folder
 
-__all__ = ["RunLog", "find_run", "tensorboard_writer", "write_predictions"]
+__all__ = ["RunLog", "find_run", "tensorboard_writer"]
 
 
 class RunLog:
@@ -157,22 +156,3 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
 def _kept(path: Path) -> bool:
     """False for what `atomic_path` leaves where the process was killed inside it."""
     return not (path.name.startswith(".") and ".tmp-" in path.name)
-
-
-def write_predictions(path: Path, result: SplitResult) -> None:
-    """Write one JSON object per utterance: id, labels, predictions, probabilities.
-
-    Args:
-        path: the file; written whole or not at all.
-        result: what a model says about a split.
-    """
-    rows = zip(
-        result.utterance_ids,
-        result.labels.int().tolist(),
-        result.predictions.int().tolist(),
-        result.probabilities.tolist(),
-        strict=True,
-    )
-    keys = ("id", "labels", "predictions", "probabilities")
-    lines = (json.dumps(dict(zip(keys, row, strict=True))) for row in rows)
-    atomic_write_text(path, "".join(f"{line}\n" for line in lines))

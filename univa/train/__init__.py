@@ -32,7 +32,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from univa.batch import Batch
 from univa.config import TrainConfig
-from univa.config.authors import start_as_authors
 from univa.data.batching.loader import load_batches
 from univa.data.build import (
     load_corpus,
@@ -44,10 +43,17 @@ from univa.data.build import (
 from univa.data.lexicon import read_lexicon, similarity_matrix
 from univa.data.store.read import check_shards
 from univa.errors import UserError
-from univa.evaluation.evaluate import evaluate_best, evaluation_sampler, metrics_table, predict
-from univa.evaluation.tables import curve_table, label_figures, label_table, write_reports
+from univa.evaluation.evaluate import evaluate_best, evaluation_sampler, predict
+from univa.evaluation.tables import (
+    curve_table,
+    label_figures,
+    label_table,
+    metrics_table,
+    write_reports,
+)
 from univa.metrics import choose_thresholds_on_validation, compute_metrics, decide
 from univa.models import UniVA
+from univa.models.authors import start_as_authors
 from univa.models.card import CARD_FILE, model_card
 from univa.runs.card import run_facts
 from univa.runs.checkpoint import (
@@ -58,7 +64,8 @@ from univa.runs.checkpoint import (
     save_checkpoint,
 )
 from univa.runs.environment import describe_environment
-from univa.runs.log import RunLog, find_run, tensorboard_writer, write_predictions
+from univa.runs.log import RunLog, find_run, tensorboard_writer
+from univa.runs.predictions import write_predictions
 from univa.train.objective import Objective
 from univa.train.optim import make_optimizer, restore, seed_everything
 from univa.utils.console import note
@@ -120,7 +127,7 @@ def _train(
         matrix = similarity_matrix(names, lexicon) if config.model.prior else None
         model = UniVA(config.model, similarity=matrix)
         if config.authors:
-            start_as_authors(model)
+            start_as_authors(model.encoders.values())
     else:
         kept = checkpoint.folder / "text_encoder"
         tokenizer = load_tokenizer(kept) if config.uses_tokens else None

@@ -44,7 +44,9 @@ __all__ = [
     "pad",
     "printable",
     "progress",
+    "rank",
     "result",
+    "say",
     "showing",
     "table",
     "take_options",
@@ -336,3 +338,14 @@ def fit_markdown(text: str, *, width: int = WIDTH) -> str:
         else:
             parts += [textwrap.fill(line, width) for line in group]
     return "\n".join(parts)
+
+
+def rank() -> str:
+    """Rank of this process, as torchrun gives it; "0" without torchrun."""
+    return os.environ.get("RANK", "0")
+
+
+def say(line: str) -> None:
+    """Print for people what all processes of torchrun have in common; one of them tells."""
+    if rank() == "0":
+        print(line, file=sys.stderr)

@@ -13,12 +13,13 @@ from univa.batch import Modality
 from univa.errors import UserError
 from univa.utils.console import note
 from univa.utils.files import atomic_folder, atomic_write_json
+from univa.utils.processes import choose_device
 from univa.va.card import model_card, report_lines
 from univa.va.fit import FitSettings, fit
 from univa.va.regressor import VARegressor
 from univa.va.table import TableFormat, read_va_table
 
-__all__ = ["FitAudio", "FitText", "FitVision", "pick_device"]
+__all__ = ["FitAudio", "FitText", "FitVision"]
 
 
 def _own_table() -> TableFormat:
@@ -53,7 +54,7 @@ class _Fit:
     """Draw a progress bar and print a line per epoch."""
 
     def front_settings(self) -> dict[str, Any]:
-        """Options of what stands before the encoder."""
+        """Options of the preprocessor."""
         raise NotImplementedError
 
     def run(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class _Fit:
             dropout=self.settings.dropout,
             pooling=self.settings.pooling,
             **self.front_settings(),
-        ).to(pick_device(self.device))
+        ).to(choose_device(self.device))
         # The folder is opened before the fit, so that one that cannot be written costs no time.
         with atomic_folder(self.output) as folder:
             figures = fit(scorer, splits, self.settings, progress=self.progress)
@@ -143,16 +144,3 @@ class FitVision(_Fit):
     def front_settings(self) -> dict[str, Any]:
         """`frames`."""
         return {"frames": self.frames}
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of an option "auto", "cpu" or "cuda".
-
-    Raises:
-        UserError: there is no GPU.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is asked for, but torch sees no GPU; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -13,12 +13,13 @@ from univa.batch import Modality
 from univa.data import Corpus, read_authors_text, read_vectors
 from univa.errors import UserError
 from univa.media.manifest import Columns, Item, read_items
+from univa.media.preprocess import PREPROCESSORS
 from univa.media.resume import ItemLog, file_marks
 from univa.utils.console import note
 from univa.utils.files import atomic_write_json, check_writable
-from univa.va.cli import pick_device
+from univa.utils.processes import choose_device
 from univa.va.hub import HubScorer
-from univa.va.regressor import FRONTS, Scorer, VARegressor
+from univa.va.regressor import Scorer, VARegressor
 from univa.va.score import items_of, score_corpus, score_file, score_items
 from univa.va.text import TextVAScorer
 from univa.va.words import LexiconScorer
@@ -164,8 +165,12 @@ class Score:
             )
             about["order"] = None if self.order is None else list(self.order)
             about["output_range"] = list(output_range)
-        about |= {"model": folder.name, **scorer.front.settings(), "files": file_marks(folder)}
-        return scorer.to(pick_device(self.device)), about
+        about |= {
+            "model": folder.name,
+            **scorer.preprocessor.settings(),
+            "files": file_marks(folder),
+        }
+        return scorer.to(choose_device(self.device)), about
 
 
 def _is_ours(folder: Path) -> bool:
@@ -173,7 +178,7 @@ def _is_ours(folder: Path) -> bool:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
         return False
-    return kind in {f"univa-{modality}-va" for modality in FRONTS}
+    return kind in {f"univa-{modality}-va" for modality in PREPROCESSORS}
 
 
 def _text_corpus(path: Path) -> Corpus:
@@ -218,7 +223,7 @@ class ScoreText:
             UserError: bad input. Then the output is as it was.
         """
         corpus = _text_corpus(self.data)
-        device = pick_device(self.device)
+        device = choose_device(self.device)
         scorer = TextVAScorer.from_pretrained(self.scorer, max_tokens=self.max_tokens).to(device)
         check_writable(self.output)
         scores = score_corpus(scorer, corpus, batch_size=self.batch_size, progress=self.progress)

@@ -64,8 +64,10 @@ def fit(
     scorer.offset.copy_(offset)
 
     # All files are looked at before the first step.
-    rows, dev_rows, _ = (scorer.front.rows(splits[name].items) for name in ("train", "dev", "test"))
-    lengths = scorer.front.lengths(rows)
+    rows, dev_rows, _ = (
+        scorer.preprocessor.rows(splits[name].items) for name in ("train", "dev", "test")
+    )
+    lengths = scorer.preprocessor.lengths(rows)
     targets = train.coordinates.to(scorer.device)
     optimizer = make_optimizer(scorer, settings)
     frozen = settings.encoder_learning_rate == 0
@@ -145,7 +147,7 @@ def fit(
         "best_epoch": best["epoch"],
         "rows": {name: len(split) for name, split in splits.items()},
         "seconds": round(time.perf_counter() - start, 1),
-        "settings": {**asdict(settings), **scorer.front.settings()},
+        "settings": {**asdict(settings), **scorer.preprocessor.settings()},
         "history": history,
     }
 
@@ -176,7 +178,7 @@ def _pooled(scorer: VARegressor, rows: Sequence[Any], batch_size: int, progress:
     """Pooled states of all rows, without dropout: all that a frozen encoder ever gives. [N, H]."""
     scorer.eval()
     pooled: list[Tensor | None] = [None] * len(rows)
-    batches = list(length_buckets(scorer.front.lengths(rows), batch_size))
+    batches = list(length_buckets(scorer.preprocessor.lengths(rows), batch_size))
     for batch in show_progress(batches, "encoding", unit="batch", enabled=progress):
         states = scorer.pooled(scorer.on_device([rows[i] for i in batch]))
         for i, state in zip(batch, states, strict=True):

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from univa.batch import Modality
 from univa.errors import UserError
 from univa.media.encoders import LOADING_ERRORS, check_encodes, first_line
-from univa.media.preprocess import Batch, VisionFront
+from univa.media.preprocess import PREPROCESSORS, Batch, VisionPreprocessor
 from univa.utils.quiet import no_load_report
-from univa.va.regressor import DIMENSIONS, FRONTS, Scorer
+from univa.va.regressor import DIMENSIONS, Scorer
 
 __all__ = ["HubScorer"]
 
@@ -39,17 +39,17 @@ class HubScorer(Scorer):
 
     Args:
         model: gives `logits` [B, K].
-        front: what stands before it.
+        preprocessor: makes its input.
         names: of its K outputs, in their order.
         low: its output that stands for the lowest valence and arousal; becomes -1.
         high: its output that stands for the highest; becomes 1.
     """
 
     def __init__(
-        self, model: nn.Module, front: Any, names: Sequence[str], *, low: float, high: float
+        self, model: nn.Module, preprocessor: Any, names: Sequence[str], *, low: float, high: float
     ) -> None:
         super().__init__()
-        self.model, self.front = model, front
+        self.model, self.preprocessor = model, preprocessor
         self.columns = [names.index(name) for name in DIMENSIONS]
         self.low, self.high = low, high
 
@@ -71,7 +71,7 @@ class HubScorer(Scorer):
             order: names of its outputs in their order, "valence" and "arousal" among them; None
                 takes those of its config's `id2label`.
             output_range: outputs that stand for the lowest and the highest valence and arousal.
-            settings: of the front: `max_tokens`, `max_seconds` or `frames`.
+            settings: of the preprocessor: `max_tokens`, `max_seconds` or `frames`.
 
         Raises:
             UserError: it cannot be loaded, lacks weights, or its outputs are not the ones named.
@@ -105,10 +105,10 @@ class HubScorer(Scorer):
                 f"or fit one with `univa va fit-{modality}`"
             )
         names = _output_names(source, config, order)
-        front = FRONTS[modality].load(
+        preprocessor = PREPROCESSORS[modality].load(
             source, config, **{name: value for name, value in settings.items() if value}
         )
-        return cls(model.float().eval(), front, names, low=low, high=high)
+        return cls(model.float().eval(), preprocessor, names, low=low, high=high)
 
     def forward(self, batch: Batch) -> Tensor:
         """Score a batch: [B, 2] (valence, arousal), in [-1, 1] where the outputs are in range."""
@@ -116,13 +116,13 @@ class HubScorer(Scorer):
         return 2 * (logits - self.low) / (self.high - self.low) - 1
 
     def _logits(self, batch: Batch) -> Tensor:
-        if isinstance(self.front, VisionFront):
+        if isinstance(self.preprocessor, VisionPreprocessor):
             logits = self.model(pixel_values=batch["pixel_values"]).logits
-            spread, mask = self.front.spread(logits, batch)
+            spread, mask = self.preprocessor.spread(logits, batch)
             return spread.sum(1) / mask.sum(1, keepdim=True)  # absent frames are 0
-        if self.front.modality == "audio":
+        if self.preprocessor.modality == "audio":
             if isinstance(self.model, _Dimensional):
-                return self.model.scores(batch, self.front)
+                return self.model.scores(batch, self.preprocessor)
             if getattr(cast(Any, self.model).config, "feat_extract_norm", "") == "group":
                 lengths = batch["attention_mask"].sum(1).tolist()
                 rows = zip(batch["input_values"], lengths, strict=True)
@@ -137,8 +137,8 @@ class _Dimensional:
     base_model: nn.Module
     classifier: nn.Module
 
-    def scores(self, batch: Batch, front: Any) -> Tensor:
-        hidden, mask = front.states(self.base_model, batch)  # [B, T, H], [B, T]
+    def scores(self, batch: Batch, preprocessor: Any) -> Tensor:
+        hidden, mask = preprocessor.states(self.base_model, batch)  # [B, T, H], [B, T]
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         return self.classifier((hidden * weight).sum(1) / weight.sum(1))
 

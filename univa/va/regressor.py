@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from univa.batch import Modality
 from univa.errors import UserError
 from univa.media.encoders import LOADING_ERRORS, empty_encoder, first_line, load_encoder
-from univa.media.preprocess import AudioFront, Batch, Front, TextFront, VisionFront
+from univa.media.preprocess import PREPROCESSORS, Batch, Preprocessor
 from univa.utils.console import progress as show_progress
 
-__all__ = ["DIMENSIONS", "FRONTS", "Pooling", "Scorer", "VARegressor", "length_buckets", "score"]
+__all__ = ["DIMENSIONS", "Pooling", "Scorer", "VARegressor", "length_buckets", "score"]
 
 DIMENSIONS = ("valence", "arousal")
-FRONTS: dict[Modality, Any] = {"text": TextFront, "audio": AudioFront, "vision": VisionFront}
 Pooling = Literal["mean", "mean+max"]
 
-_ENCODER: dict[Modality, str] = {m: f"{m}_encoder" for m in FRONTS}
+_ENCODER: dict[Modality, str] = {m: f"{m}_encoder" for m in PREPROCESSORS}
 _PROCESSOR: dict[Modality, str] = {"text": "tokenizer", "audio": "processor", "vision": "processor"}
 
 
@@ -40,10 +39,10 @@ class FinishedItems(Protocol):
 class Scorer(nn.Module):
     """What gives valence and arousal of items of one modality.
 
-    `front` makes batches of items, `forward` scores a batch: [B, 2] (valence, arousal).
+    `preprocessor` makes batches of items, `forward` scores a batch: [B, 2] (valence, arousal).
     """
 
-    front: Front
+    preprocessor: Preprocessor
 
     @property
     def device(self) -> torch.device:
@@ -52,7 +51,9 @@ class Scorer(nn.Module):
 
     def on_device(self, rows: Sequence[Any]) -> Batch:
         """A batch of rows where the parameters are."""
-        return {name: value.to(self.device) for name, value in self.front.batch(rows).items()}
+        return {
+            name: value.to(self.device) for name, value in self.preprocessor.batch(rows).items()
+        }
 
     def score(
         self, items: Sequence[Any], *, batch_size: int = 64, progress: bool = False
@@ -69,7 +70,7 @@ class VARegressor(Scorer):
 
     Args:
         encoder: of `transformers`.
-        front: what stands before it.
+        preprocessor: makes the encoder's input.
         dropout: probability of dropout before the linear layer.
         pooling: mean over the real states, or mean and maximum side by side.
     """
@@ -81,14 +82,14 @@ class VARegressor(Scorer):
     def __init__(
         self,
         encoder: nn.Module,
-        front: Front,
+        preprocessor: Preprocessor,
         *,
         dropout: float = 0.1,
         pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.front = front
+        self.preprocessor = preprocessor
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         width = cast(Any, encoder).config.hidden_size * len(pooling.split("+"))
@@ -116,18 +117,18 @@ class VARegressor(Scorer):
             modality: what it encodes.
             dropout: as the class.
             pooling: as the class.
-            settings: of the front: `max_tokens`, `max_seconds` or `frames`.
+            settings: of the preprocessor: `max_tokens`, `max_seconds` or `frames`.
 
         Raises:
             UserError: `source` cannot be loaded, or does not fit the modality or the settings.
         """
         encoder = load_encoder(source, modality)
-        front = FRONTS[modality].load(source, cast(Any, encoder).config, **settings)
-        return cls(encoder, front, dropout=dropout, pooling=pooling)
+        preprocessor = PREPROCESSORS[modality].load(source, cast(Any, encoder).config, **settings)
+        return cls(encoder, preprocessor, dropout=dropout, pooling=pooling)
 
     def pooled(self, batch: Batch) -> Tensor:
         """Pooled states of the encoder, [B, H] or [B, 2 H]."""
-        hidden, mask = self.front.states(self.encoder, batch)  # [B, T, H], [B, T]
+        hidden, mask = self.preprocessor.states(self.encoder, batch)  # [B, T, H], [B, T]
         weight = mask.unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
         mean = (hidden * weight).sum(1) / weight.sum(1)
         if self.pooling == "mean":
@@ -151,9 +152,9 @@ class VARegressor(Scorer):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        modality = self.front.modality
+        modality = self.preprocessor.modality
         cast(Any, self.encoder).config.save_pretrained(folder / _ENCODER[modality])
-        self.front.save(folder / _PROCESSOR[modality])
+        self.preprocessor.save(folder / _PROCESSOR[modality])
         save_model(self, str(folder / "model.safetensors"))
         config = {
             "kind": f"univa-{modality}-va",
@@ -161,7 +162,7 @@ class VARegressor(Scorer):
             "range": [-1.0, 1.0],
             "pooling": self.pooling,
             "dropout": self.dropout.p,
-            **self.front.settings(),
+            **self.preprocessor.settings(),
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -174,7 +175,7 @@ class VARegressor(Scorer):
         Args:
             folder: the folder.
             modality: what it must score; None takes any.
-            settings: of the front, in place of those of the fit.
+            settings: of the preprocessor, in place of those of the fit.
 
         Raises:
             UserError: a file is missing, is of another kind, or does not fit the others.
@@ -187,7 +188,7 @@ class VARegressor(Scorer):
         command = f"univa va fit-{modality or 'text'}"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            found = next((m for m in FRONTS if config.get("kind") == f"univa-{m}-va"), None)
+            found = next((m for m in PREPROCESSORS if config.get("kind") == f"univa-{m}-va"), None)
             if found is None or found != (modality or found):
                 raise ValueError(f"its kind is {config.get('kind')!r}")
             pooling, dropout = config.get("pooling", "mean"), float(config["dropout"])
@@ -206,8 +207,8 @@ class VARegressor(Scorer):
             if not processor.is_dir():  # its name must not become a hub name
                 raise FileNotFoundError(f"no folder {processor.name}")
             encoder = empty_encoder(folder / _ENCODER[found])
-            front = FRONTS[found].load(processor, cast(Any, encoder).config, **wanted)
-            scorer = cls(encoder, front, dropout=dropout, pooling=pooling)
+            preprocessor = PREPROCESSORS[found].load(processor, cast(Any, encoder).config, **wanted)
+            scorer = cls(encoder, preprocessor, dropout=dropout, pooling=pooling)
             load_model(scorer, folder / "model.safetensors")
         except LOADING_ERRORS as error:
             raise UserError(
@@ -240,12 +241,12 @@ def score(
     Returns:
         [N, 2] float32 on the CPU: (valence, arousal) clipped to [-1, 1], in the order of `items`.
     """
-    rows = scorer.front.rows(items)
+    rows = scorer.preprocessor.rows(items)
     scores = torch.empty(len(rows), len(DIMENSIONS))
     was_training = scorer.training
     scorer.eval()
     try:
-        batches = list(length_buckets(scorer.front.lengths(rows), batch_size))
+        batches = list(length_buckets(scorer.preprocessor.lengths(rows), batch_size))
         bar = show_progress(batches, "scoring", unit="batch", enabled=progress)
         for batch in bar:
             names = [keys[i] for i in batch] if keys is not None else []

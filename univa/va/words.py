@@ -64,11 +64,11 @@ class LexiconScorer(Scorer):
 
     def __init__(self, lexicon: Mapping[str, tuple[float, float]]) -> None:
         super().__init__()
-        self.front = _Words(lexicon)
+        self.preprocessor = _Words(lexicon)
 
     def unknown(self, items: Sequence[str]) -> int:
         """How many texts have no word of the lexicon."""
-        return sum(not row for row in self.front.rows(items))
+        return sum(not row for row in self.preprocessor.rows(items))
 
     def forward(self, batch: Batch) -> Tensor:
         """Score a batch: [B, 2]."""

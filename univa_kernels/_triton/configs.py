@@ -6,8 +6,7 @@ while training: `tuning.py` does when asked, and `cache.py` keeps what it found.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -154,7 +153,7 @@ def candidates(
 ) -> tuple[Config, ...]:
     """What tuning compares, the default first: half a tile, another depth of loads."""
     if INTERPRETED:
-        first = _interpreted(kernel, depth)
+        first = interpreted(kernel, depth)
         return first, replace(first, block_m=32, block_n=16, parts=1)
     first = default(kernel, kind, depth, capability)
     others = [replace(first, stages=first.stages + change) for change in (-1, 1)]
@@ -169,47 +168,11 @@ def candidates(
     return tuple(dict.fromkeys([first, *sound]))
 
 
-def _interpreted(kernel: str, depth: int) -> Config:
+def interpreted(kernel: str, depth: int) -> Config:
     wide = max(16, 1 << (depth - 1).bit_length())
     # Small, unlike sides, in parts: so that tests see every path.
     columns = 32 if kernel == "forward" else 16
     return Config(16, columns, wide if bucket(kernel, depth) else 16, 4, 1, parts=2)
-
-
-_forced: dict[str, Config] = {}
-
-
-@contextlib.contextmanager
-def forced(kernel: str, config: Config) -> Iterator[None]:
-    """Let a kernel run with `config` inside a block: for tuning."""
-    _forced[kernel] = config
-    try:
-        yield
-    finally:
-        del _forced[kernel]
-
-
-def choose(
-    kernel: str, kind: str, depth: int, rows: int, device: torch.device, rich: bool = False
-) -> Config:
-    """The configuration for a call: what was found for this GPU, else the default.
-
-    Args:
-        kernel: one of `KERNELS`.
-        kind: one of `KINDS`.
-        depth: D.
-        rows: N.
-        device: of the tensors.
-        rich: whether options beyond the plain loss keep more in registers.
-    """
-    from univa_kernels._triton import cache
-
-    if kernel in _forced:
-        return _forced[kernel]
-    found = cache.found(kernel, kind, depth, rows, device)
-    if found is None:
-        found = _default_here(kernel, kind, depth, device)
-    return for_options(kernel, found) if rich and not INTERPRETED else found
 
 
 def for_options(kernel: str, config: Config) -> Config:
@@ -223,12 +186,6 @@ def for_options(kernel: str, config: Config) -> Config:
     if kernel == "gradient_block":
         return replace(config, block_m=min(config.block_m, 64))
     return config
-
-
-def _default_here(kernel: str, kind: str, depth: int, device: torch.device) -> Config:
-    if INTERPRETED:
-        return _interpreted(kernel, depth)
-    return default(kernel, kind, depth, capability_of(device))
 
 
 def capability_of(device: torch.device) -> tuple[int, int]:

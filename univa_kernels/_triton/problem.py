@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from univa_kernels._triton import configs
+from univa_kernels._triton import choice, configs
 from univa_kernels._triton.boxes import coordinate_boxes
 from univa_kernels._triton.configs import Config
 from univa_kernels._triton.pairs import INTERPRETED
@@ -283,4 +283,4 @@ def config_for(kernel: str, problem: Problem) -> Config:
         or problem.anchor_coordinates.dtype == torch.float64
     )
     kind = configs.kind(dtype, dot_precision(dtype))
-    return configs.choose(kernel, kind, problem.shape[3], rows, problem.anchors.device, rich)
+    return choice.choose(kernel, kind, problem.shape[3], rows, problem.anchors.device, rich)

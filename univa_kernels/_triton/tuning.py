@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from triton import TritonError
 
-from univa_kernels._triton import cache, configs, problem
+from univa_kernels._triton import cache, choice, configs, problem
 from univa_kernels._triton.configs import Config
 from univa_kernels._triton.run_backward import backward
 from univa_kernels._triton.run_forward import forward
@@ -36,7 +36,7 @@ def tune(
     for kernel, call in calls.items():
         times: dict[Config, float] = {}
         for config in configs.candidates(kernel, kind, dim, capability):
-            with configs.forced(kernel, config):
+            with choice.forced(kernel, config):
                 try:
                     times[config] = timer(call)
                 except (TritonError, RuntimeError) as error:  # of resources, ptxas, the compiler

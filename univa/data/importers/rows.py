@@ -18,7 +18,7 @@ import torch
 from univa.batch import MODALITIES, Modality
 from univa.data.corpus import Corpus, Dialogue, LazyFeatures, Place, Split, Utterance
 from univa.data.importers.feature_folder import read_feature_folder
-from univa.data.importers.scores import read_scores
+from univa.data.scores import read_scores
 from univa.errors import UserError
 from univa.utils.text_files import nearest
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from univa.batch import Modality
 from univa.data.corpus import Corpus, Dialogue, Split, Utterance
-from univa.data.importers.scores import scored_modality
+from univa.data.scores import scored_modality
 from univa.errors import UserError
 from univa.utils.text_files import (
     JsonFile,
