@@ -1,7 +1,8 @@
 # make setup       environment in .venv with what training needs, and the compiled extension
 # make demo        train on the embedded synthetic corpus; a report of the run
 # make test        lint, types, tests, doctests; CUDA code is compiled wherever nvcc is
-# make test-quick  tests of a minute, for the inner loop
+# make test-quick  the fast test files, for the inner loop
+# make test-matrix the suite as other machines would run it: AVX2, 4 threads, no home folder, ...
 # make kernel-report   registers, spills and tensor-core instructions of the GPU kernels
 # make sanitize    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make bench       the benchmark suite on this CPU, under 10 minutes: benchmarks/results/<machine>.json,
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 STEP := scripts/step.sh
 NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
 
-.PHONY: setup dev demo test test-quick sanitize bench bench-cpu kernel-report clean
+.PHONY: setup dev demo test test-quick test-matrix sanitize bench bench-cpu kernel-report clean
 
 # setup.py knows what is out of date, so it is always asked.
 setup: $(VENV)/.packages
@@ -44,6 +45,10 @@ test: dev
 
 test-quick: dev
 	@$(STEP) --show "Quick tests" $(PYTEST) tests -m "not slow"
+
+# OPTIONS=--quick: the fast tests under two settings.
+test-matrix: dev
+	@$(STEP) --show "Test matrix" $(BIN)/python scripts/test_matrix.py $(OPTIONS)
 
 sanitize: dev
 	@$(STEP) --show "Sanitizers" scripts/sanitize.sh $(BIN)/python

@@ -1,9 +1,9 @@
 """Run the test suite as other machines would: narrower processors, other threads, no home folder.
 
-    .venv/bin/python scripts/test_matrix.py            # all of the suite, once for each setting
-    .venv/bin/python scripts/test_matrix.py --quick    # fast tests of kernels and model, two settings
+    make test-matrix                    # all of the suite, once for each setting
+    make test-matrix OPTIONS=--quick    # fast tests of kernels and model, two settings
 
-Run it after `make dev` or `make test`. Prints a table, and keeps it and the output of each run in
+Prints a table, and keeps it and the output of each run in
 build/test-matrix. Exit status 1 if any test failed. What the processor lacks is listed as not run.
 """
 
