@@ -137,7 +137,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fast tests of kernels and model, two settings")
+    parser.add_argument(
+        "--quick", action="store_true", help="fast tests of kernels and model, two settings"
+    )
     parser.add_argument("--only", help="the settings with this in their name", default="")
     parser.add_argument("--workers", type=int, default=2, help="test processes at a time")
     parser.add_argument("tests", nargs="*", help="tests to run; default: all")

@@ -14,6 +14,7 @@ from univa.config.authors import as_authors
 from univa.config.unused import refuse_unread
 from univa.errors import UserError
 from univa.presets import PRESETS, own
+from univa.runs.layout import RunFolder
 from univa.utils.console import rank, result, say
 from univa.utils.processes import Interrupted
 
@@ -48,7 +49,7 @@ def parse_train(args: Sequence[str]) -> TrainConfig:
         if "--authors" in args:  # what it sets is the default, and refused where given otherwise
             default = as_authors(default)
     elif run is not None:
-        prog, default = "univa train", TrainConfig.load(Path(run) / "config.json")
+        prog, default = "univa train", TrainConfig.load(RunFolder(Path(run)).config)
     else:  # help, or no preset: tyro lists them
         presets = {name: ((make.__doc__ or "").strip(), make()) for name, make in PRESETS.items()}
         return tyro.extras.overridable_config_cli(

@@ -21,7 +21,7 @@ from torch import Tensor
 from univa.config import TrainConfig
 from univa.data import Collator, Corpus, DialogueBatchSampler
 from univa.data.batching.loader import load_batches
-from univa.data.build import load_corpus, load_tokenizer, make_collator
+from univa.data.build import load_corpus, make_collator
 from univa.evaluation.tables import (
     curve_table,
     label_figures,
@@ -31,7 +31,7 @@ from univa.evaluation.tables import (
 )
 from univa.metrics import compute_metrics, decide
 from univa.models import UniVA, UniVAOutput
-from univa.runs.checkpoint import load_checkpoint
+from univa.runs.layout import RunFolder, load_trained
 from univa.runs.predictions import SplitResult
 from univa.utils.files import atomic_write_json, check_writable
 from univa.utils.processes import ProcessGroup, choose_device, cpu_threads
@@ -143,18 +143,15 @@ def evaluate_best(
         UserError: the checkpoint or the data cannot be read, or do not belong together.
     """
     device = choose_device(config.device) if device is None else device
-    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config, best=True)
-    model = UniVA.from_pretrained(checkpoint.folder).to(device)
+    trained = load_trained(run, config=config, device=device)
     corpus = load_corpus(config) if corpus is None else corpus
-    kept = checkpoint.folder / "text_encoder"
-    tokenizer = load_tokenizer(kept) if config.uses_tokens else None
-    thresholds = torch.tensor([checkpoint.meta["thresholds"][name] for name in config.model.labels])
+    thresholds = torch.tensor([*trained.thresholds.values()])
     results = {}
     for name in splits:
         split = corpus.splits[name]
         probabilities = predict(
-            model,
-            make_collator(config, split, model, tokenizer=tokenizer),
+            trained.model,
+            make_collator(config, split, trained.model, tokenizer=trained.tokenizer),
             evaluation_sampler(config, split.dialogue_lengths),
             config=config,
             device=device,
@@ -200,10 +197,10 @@ class Evaluate:
             UserError: this is not a run folder, its data or checkpoint cannot be read, or the
                 output cannot be written.
         """
-        config = TrainConfig.load(self.run_folder / "config.json")
+        config = TrainConfig.load(RunFolder(self.run_folder).config)
         device = choose_device(self.device)
         report = self.report or self.run_folder / f"evaluation-{self.split}"
-        check_writable(report / "labels.json")
+        check_writable(RunFolder(report).label_figures)
         if self.output is not None:
             check_writable(self.output)
         with cpu_threads(config.threads):  # the same sums as in training

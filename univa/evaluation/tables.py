@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from univa.metrics import Metrics, compute_metrics, decide, threshold_grid
+from univa.runs.layout import RunFolder
 from univa.runs.predictions import SplitResult, write_predictions
 from univa.utils.console import table
 from univa.utils.files import atomic_write_json, make_folder
@@ -136,14 +137,14 @@ def write_reports(
     """
     make_folder(folder)
     atomic_write_json(
-        folder / "labels.json",
+        RunFolder(folder).label_figures,
         {
             split: label_figures(result.predictions, result.labels, names)
             for split, result in results.items()
         },
     )
     atomic_write_json(
-        folder / "threshold_curves.json",
+        RunFolder(folder).threshold_curves,
         {
             split: threshold_curves(result.probabilities, result.labels, names)
             for split, result in results.items()

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
 from univa.data import Corpus, Utterance
-from univa.data.build import load_corpus, load_tokenizer, make_collator, make_normalizer
+from univa.data.build import load_corpus, make_collator, make_normalizer
 from univa.errors import UserError
 from univa.evaluation.evaluate import evaluation_sampler, run_batches
 from univa.figures.style import shorten
-from univa.models import UniVA
+from univa.runs.layout import load_trained
 from univa.runs.read import FinishedRun
 from univa.utils.console import progress
 
@@ -157,16 +157,15 @@ def _embed(
 ) -> dict[Modality, Tensor]:
     """Embeddings of the chosen utterances: [S, D] each."""
     config = run.config
-    model = UniVA.from_pretrained(run.checkpoint).to(device)  # in evaluation mode
-    tokenizer = load_tokenizer(run.checkpoint / "text_encoder") if config.uses_tokens else None
-    collator = make_collator(config, corpus.train, model, tokenizer=tokenizer)
+    trained = load_trained(run.folder, config=config, device=device)
+    collator = make_collator(config, corpus.train, trained.model, tokenizer=trained.tokenizer)
     row_of = {index: row for row, index in enumerate(chosen.tolist())}
     batches = evaluation_sampler(config, corpus.train.dialogue_lengths).batches(0)
     batches = [kept for batch in batches if (kept := [i for i in batch if i in row_of])]
     embeddings: dict[Modality, Tensor] = {
         name: torch.empty(len(chosen), config.model.hidden_size) for name in config.model.modalities
     }
-    outputs = run_batches(model, collator, batches, config=config, device=device)
+    outputs = run_batches(trained.model, collator, batches, config=config, device=device)
     for indices, output in progress(
         outputs, f"embedding, {shorten(run.name)}", unit="batch", total=len(batches)
     ):

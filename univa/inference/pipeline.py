@@ -22,15 +22,14 @@ import torch
 from univa.batch import Modality
 from univa.config import TrainConfig
 from univa.data import Dialogue, Split
-from univa.data.build import load_tokenizer, make_collator
+from univa.data.build import make_collator
 from univa.errors import UserError
 from univa.evaluation.evaluate import evaluation_sampler, predict
 from univa.inference.dialogues import DialogueRecord, UtteranceRecord, parse_dialogue
 from univa.media.decode import Clip
 from univa.media.extract import MediaEncoder
 from univa.metrics import decide
-from univa.models import UniVA
-from univa.runs.checkpoint import load_checkpoint
+from univa.runs.layout import RunFolder, load_trained
 from univa.utils.processes import choose_device, cpu_threads
 from univa.va.regressor import VARegressor
 
@@ -106,22 +105,18 @@ class UniVAPipeline:
         batch_size: int | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> None:
-        config = TrainConfig.load(Path(run) / "config.json")
+        config = TrainConfig.load(RunFolder(Path(run)).config)
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1; give a positive number")
         # Batches are made as dialogues come in, in this process.
         data = replace(config.data, workers=0, batch_size=batch_size or config.data.batch_size)
-        checkpoint = load_checkpoint(Path(run) / "checkpoints" / "best", config=config, best=True)
         self._config = replace(config, data=data)
         self._device = choose_device(device)
-        self._model = UniVA.from_pretrained(checkpoint.folder).to(self._device)
-        kept = checkpoint.folder / "text_encoder"
-        self._tokenizer = load_tokenizer(kept) if config.uses_tokens else None
+        trained = load_trained(Path(run), config=config, device=self._device)
+        self._model, self._tokenizer = trained.model, trained.tokenizer
         self.labels: tuple[str, ...] = config.model.labels
         self.modalities: tuple[Modality, ...] = config.model.modalities
-        self.thresholds: dict[str, float] = {
-            name: float(checkpoint.meta["thresholds"][name]) for name in self.labels
-        }
+        self.thresholds: dict[str, float] = trained.thresholds
         self._scorers: dict[Modality, VARegressor] = {
             modality: VARegressor.from_pretrained(source, modality).to(self._device)
             for modality, source in (scorers or {}).items()

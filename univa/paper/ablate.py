@@ -24,6 +24,7 @@ from univa.data import Corpus
 from univa.data.build import check_corpus, load_corpus
 from univa.errors import UserError
 from univa.paper.published import PAPER
+from univa.runs.layout import RunFolder
 from univa.utils import console
 from univa.utils.files import atomic_write_json, atomic_write_text, make_folder
 
@@ -201,14 +202,14 @@ def _kept(config: TrainConfig, run: Path) -> bool:
     Raises:
         UserError: a run of another config is there.
     """
-    if not (run / "config.json").exists():
+    if not RunFolder(run).config.exists():
         return False
-    changes = TrainConfig.load(run / "config.json").differences(config.resolved())
+    changes = TrainConfig.load(RunFolder(run).config).differences(config.resolved())
     if changes:
         raise UserError(
             f"{run}: a run of another config is here ({'; '.join(changes)}); give another --folder"
         )
-    return (run / "metrics.json").exists()
+    return RunFolder(run).metrics.exists()
 
 
 def _metrics(config: TrainConfig, run: Path) -> dict[str, Any]:
@@ -217,11 +218,11 @@ def _metrics(config: TrainConfig, run: Path) -> dict[str, Any]:
 
     if _kept(config, run):
         try:
-            content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+            content: dict[str, Any] = json.loads(RunFolder(run).metrics.read_text())
             return content
         except (OSError, ValueError) as error:
             raise UserError(f"{run / 'metrics.json'}: not readable ({error})") from None
-    begun = (run / "config.json").exists()
+    begun = RunFolder(run).config.exists()
     config = replace(
         config, resume=str(run) if begun else None, run_folder=None if begun else str(run)
     )

@@ -12,6 +12,7 @@ from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.paper.ablate import TABLES, run_name, table_cells
 from univa.paper.published import PAPER, PAPER_MAIN
+from univa.runs.layout import RunFolder
 from univa.runs.read import FinishedRun
 
 __all__ = [
@@ -74,7 +75,7 @@ def expand(folders: Sequence[Path]) -> tuple[list[Path], list[Ablation]]:
     ablations = []
     for folder in folders:
         path = folder / "tables.json"
-        if (folder / "config.json").exists() or not path.exists():
+        if RunFolder(folder).config.exists() or not path.exists():
             runs.append(folder)
             continue
         try:
@@ -86,7 +87,7 @@ def expand(folders: Sequence[Path]) -> tuple[list[Path], list[Ablation]]:
             found = [
                 folder / run_name(row, min(results[row])) for row in TABLES[2] if row in results
             ]
-            config = TrainConfig.load(found[0] / "config.json")
+            config = TrainConfig.load(RunFolder(found[0]).config)
             tables = [
                 table_cells(config.preset, table, results)
                 for table, rows in TABLES.items()

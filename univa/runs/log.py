@@ -14,6 +14,7 @@ from typing import Any
 from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.runs.checkpoint import Checkpoint, load_checkpoint
+from univa.runs.layout import RunFolder
 from univa.utils.files import recover_folder
 
 __all__ = ["RunLog", "find_run", "tensorboard_writer"]
@@ -140,17 +141,17 @@ def find_run(config: TrainConfig) -> tuple[Path, Checkpoint | None]:
             )
         return run, None
     run = Path(config.resume)
-    stored = TrainConfig.load(run / "config.json")
+    layout = RunFolder(run)
+    stored = TrainConfig.load(layout.config)
     changes = stored.differences(config)
     if changes:
         raise UserError(
-            f"{run / 'config.json'}: the run has another config than the options say "
+            f"{layout.config}: the run has another config than the options say "
             f"({'; '.join(changes)}); drop these options, or start a new run without --resume"
         )
-    last = run / "checkpoints" / "last"
-    if not recover_folder(last):
+    if not recover_folder(layout.last):
         return run, None
-    return run, load_checkpoint(last, config=config)
+    return run, load_checkpoint(layout.last, config=config)
 
 
 def _kept(path: Path) -> bool:

@@ -17,6 +17,7 @@ from univa.config import TrainConfig
 from univa.errors import UserError
 from univa.metrics import compute_metrics
 from univa.runs.checkpoint import load_checkpoint
+from univa.runs.layout import RunFolder
 
 __all__ = ["FinishedRun", "check_comparable", "names_of", "read_run"]
 
@@ -71,7 +72,7 @@ class FinishedRun:
     @property
     def checkpoint(self) -> Path:
         """The model of the best epoch."""
-        return self.folder / "checkpoints" / "best"
+        return RunFolder(self.folder).best
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -85,16 +86,17 @@ def read_run(folder: Path) -> FinishedRun:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a finished training run")
-    config = TrainConfig.load(folder / "config.json")
-    if not (folder / "metrics.json").exists():
+    layout = RunFolder(folder)
+    config = TrainConfig.load(layout.config)
+    if not layout.metrics.exists():
         raise UserError(
             f"{folder}: this run is not finished; finish it: univa train --resume {folder}"
         )
-    load_checkpoint(folder / "checkpoints" / "best", config=config, best=True)
+    load_checkpoint(layout.best, config=config, best=True)
     labels = config.model.labels
-    metrics = _object(folder / "metrics.json")
-    figures = _object(folder / "labels.json")
-    curves = _object(folder / "threshold_curves.json")
+    metrics = _object(layout.metrics)
+    figures = _object(layout.label_figures)
+    curves = _object(layout.threshold_curves)
     try:
         for split in ("valid", "test"):
             _check(all(math.isfinite(metrics[split][key]) for key in _SHARES))
@@ -106,7 +108,7 @@ def read_run(folder: Path) -> FinishedRun:
             f"{folder}: metrics.json, labels.json and threshold_curves.json are not whole "
             f"({type(error).__name__}: {error}); make the run anew"
         ) from None
-    log = _lines(folder / "log.jsonl")
+    log = _lines(layout.log)
     steps = [line for line in log if line.get("event") == "step"]
     epochs = [line for line in log if line.get("event") == "epoch"]
     try:
@@ -118,17 +120,16 @@ def read_run(folder: Path) -> FinishedRun:
         _check(all(math.isfinite(line["epoch"]) for line in epochs))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{folder / 'log.jsonl'}: not the whole log of a run ({type(error).__name__}: "
+            f"{layout.log}: not the whole log of a run ({type(error).__name__}: "
             f"{error}); make the run anew"
         ) from None
-    ids, truth, predictions, probabilities = _predictions(folder / "predictions.jsonl", len(labels))
+    ids, truth, predictions, probabilities = _predictions(layout.predictions, len(labels))
     computed = compute_metrics(predictions, truth, labels).micro_f1
     if not math.isclose(computed, metrics["test"]["micro_f1"], abs_tol=1e-6):
         raise UserError(
             f"{folder}: predictions.jsonl and metrics.json are not of the same run (micro-F1 "
             f"{computed:.4f} and {metrics['test']['micro_f1']:.4f}); make the run anew"
         )
-    environment = folder / "environment.json"
     return FinishedRun(
         folder=folder,
         config=config,
@@ -141,8 +142,8 @@ def read_run(folder: Path) -> FinishedRun:
         labels=truth,
         predictions=predictions,
         probabilities=probabilities,
-        similarity=_similarity(folder / "checkpoints" / "best") if config.model.prior else None,
-        environment=_object(environment) if environment.exists() else None,
+        similarity=_similarity(layout.best) if config.model.prior else None,
+        environment=_object(layout.environment) if layout.environment.exists() else None,
     )
 
 

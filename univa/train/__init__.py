@@ -64,6 +64,7 @@ from univa.runs.checkpoint import (
     save_checkpoint,
 )
 from univa.runs.environment import describe_environment
+from univa.runs.layout import RunFolder, load_tokenizer_of
 from univa.runs.log import RunLog, find_run, tensorboard_writer
 from univa.runs.predictions import write_predictions
 from univa.train.objective import Objective
@@ -111,7 +112,7 @@ def _train(
     lock: FolderLock,
 ) -> dict[str, Any] | None:
     started = time.perf_counter()
-    device, names = group.device, config.model.labels
+    device, names, layout = group.device, config.model.labels, RunFolder(run)
 
     if config.tensorboard:
         tensorboard_writer()  # or a message that it is missing
@@ -129,8 +130,7 @@ def _train(
         if config.authors:
             start_as_authors(model.encoders.values())
     else:
-        kept = checkpoint.folder / "text_encoder"
-        tokenizer = load_tokenizer(kept) if config.uses_tokens else None
+        tokenizer = load_tokenizer_of(checkpoint.folder, config)
         model = UniVA.from_pretrained(checkpoint.folder)
     model.to(device).train()
     normalizer = make_normalizer(config, corpus.train)
@@ -162,10 +162,10 @@ def _train(
         make_folder(run, mend="give another --run-folder")
         lock.take()
         if checkpoint is None:
-            config.save(run / "config.json")
-            atomic_write_json(run / "environment.json", describe_environment(device))
+            config.save(layout.config)
+            atomic_write_json(layout.environment, describe_environment(device))
         log = RunLog(
-            run / "log.jsonl",
+            layout.log,
             keep_bytes=progress.log_bytes,
             tensorboard=(run / "tensorboard") if config.tensorboard else None,
             step=progress.step,
@@ -176,7 +176,7 @@ def _train(
         if log is not None:
             progress.log_bytes = log.flush()
             save_checkpoint(
-                run / "checkpoints" / "last",
+                layout.last,
                 model,
                 progress=progress,
                 config=config,
@@ -283,7 +283,7 @@ def _train(
                     if best:
                         progress.best_epoch, progress.best_micro_f1 = epoch, metrics.micro_f1
                         save_checkpoint(
-                            run / "checkpoints" / "best",
+                            layout.best,
                             model,
                             progress=progress,
                             config=config,
@@ -310,7 +310,7 @@ def _train(
         return None
 
     # The only place that sees the test split. Nothing is chosen from here on.
-    checkpoint = load_checkpoint(run / "checkpoints" / "best", config=config, best=True)
+    checkpoint = load_checkpoint(layout.best, config=config, best=True)
     meta = checkpoint.meta
     results = evaluate_best(run, config, ("valid", "test"), corpus=corpus, device=device)
     scores = {name: result.metrics for name, result in results.items()}
@@ -328,9 +328,9 @@ def _train(
         metrics={name: metrics.to_dict() for name, metrics in scores.items()},
     )
     atomic_write_text(checkpoint.folder / CARD_FILE, model_card(config.model, card))
-    write_predictions(run / "predictions.jsonl", results["test"])
+    write_predictions(layout.predictions, results["test"])
     write_reports(run, results, names, predictions=False)
-    atomic_write_json(run / "metrics.json", content)
+    atomic_write_json(layout.metrics, content)
     print(metrics_table(scores))
     test = results["test"]
     print(label_table(label_figures(test.predictions, test.labels, names)))
