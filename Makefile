@@ -15,7 +15,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 STEP := scripts/step.sh
-NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
+# As setup.py looks for it.
+CUDA := $(or $(CUDA_HOME),$(CUDA_PATH))
+NVCC := $(if $(CUDA),$(wildcard $(CUDA)/bin/nvcc),$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
 
 .PHONY: setup dev demo test test-quick test-matrix sanitize bench bench-cpu kernel-report clean
 

@@ -57,9 +57,9 @@ class BuildFailure(Exception):
     def first_error(self) -> str:
         """One line: the compiler's first error, or the message itself."""
         lines = [line.strip() for line in str(self).splitlines() if line.strip()]
+        lines = lines[1:] or lines  # the first line of several is the command
         errors = [line for line in lines if re.search(r"\berror\b|undefined reference", line, re.I)]
-        # The first line of several is the command.
-        return (errors or lines[1:] or lines)[0]
+        return (errors or lines)[0]
 
 
 class CudaFailure(BuildFailure):
@@ -135,8 +135,10 @@ def visible_gpus() -> list[str]:
     if nvidia_smi is None:
         return []
     try:
-        listed = output_of(nvidia_smi, "--query-gpu=compute_cap", "--format=csv,noheader")
-    except CudaFailure:  # no driver, no GPU
+        listed = output_of(
+            nvidia_smi, "--query-gpu=compute_cap", "--format=csv,noheader", timeout=30
+        )
+    except CudaFailure:  # no driver that answers, no GPU
         return []
     found = sorted(set(re.findall(r"(?m)^(\d+\.\d)\s*$", listed)), key=float)
     return [capability for capability in found if float(capability) >= MINIMUM_CAPABILITY]
@@ -236,11 +238,14 @@ class CudaToolkit:
         gpus = visible_gpus() if setting == "auto" else []
         if setting == "auto" and not gpus and torch_cuda_version() is None:
             raise CudaLeftOut(
-                "torch is a CPU build and no GPU is visible; UNIVA_BUILD_CUDA=1 compiles it anyway"
+                "torch is a CPU build and no GPU of capability 8.0 or later is visible; "
+                "UNIVA_BUILD_CUDA=1 compiles it anyway"
             )
         version = re.search(r"release [\d.]+, V([\d.]+)", output_of(nvcc, "--version"))
         codes = set(re.findall(r"sm_(\d+)", output_of(nvcc, "--list-gpu-code")))
-        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ";".join(gpus)
+        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+        if not wanted and {gpu.replace(".", "") for gpu in gpus} <= codes:
+            wanted = ";".join(gpus)  # else one is newer than nvcc, and compiles the PTX
         return cls(
             nvcc=nvcc,
             version=version.group(1) if version else "unknown",
@@ -265,13 +270,18 @@ def find_static_runtime(nvcc: str) -> Path:
     raise CudaFailure(f"found nvcc ({nvcc}) but no libcudart_static.a near {home.resolve()}")
 
 
-def output_of(*command: str) -> str:
+def output_of(*command: str, timeout: float | None = None) -> str:
     """What nvcc prints, on either stream."""
     try:
         run = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=timeout,
         )
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise CudaFailure(f"cannot run {command[0]}: {error}") from error
     if run.returncode != 0:
         raise CudaFailure(f"{shlex.join(command)} failed:\n{run.stdout.strip()}")
@@ -343,7 +353,12 @@ class Compilation:
 def execute(command: list[str], failure: type[BuildFailure] = BuildFailure) -> str:
     """Runs a compiler or linker and returns what it said; raises `failure` with that."""
     run = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
     )
     if run.returncode != 0:
         said = run.stdout.strip() or f"{command[0]} ended with status {run.returncode}"

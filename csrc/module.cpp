@@ -26,7 +26,8 @@ std::vector<std::string> split(const std::string& text) {
   return list;
 }
 
-// What this file was compiled with, and the loops that run. Nothing here looks for a GPU. UNIVA_* come from setup.py.
+// What this file was compiled with, and the loops that run. Nothing here looks for a GPU. UNIVA_*
+// come from setup.py.
 py::dict build_info() {
   py::dict info;
   info["version"] = UNIVA_VERSION;

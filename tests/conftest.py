@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path in rank:
             item.add_marker(pytest.mark.slow)
-    if not config.getoption("random_order", default=False):
+    if not config.getoption("random_order_enabled", default=False):
         items.sort(key=lambda item: rank.get(item.path, len(rank)))  # stable
 
 

@@ -32,5 +32,7 @@ SLOW_FILES = (
     "train/test_refusals.py",
     "kernels/test_distributed.py",
     "train/test_authors_switch.py",
+    "kernels/test_cpu_capability.py",
     "data/test_store.py",
+    "test_rooms.py",
 )

@@ -36,6 +36,10 @@ try:
     from univa_kernels import _C
 except ImportError as error:
     LOAD_ERROR = str(error)
+    if LOAD_ERROR.startswith(
+        "UNIVA_CPU_CAPABILITY"
+    ):  # what is forced and cannot be had is an error
+        raise ValueError(LOAD_ERROR) from None
     if LOAD_ERROR.startswith("cannot import name '_C'"):
         LOAD_ERROR = "it was not built"
         # A build that failed leaves the compiler's first error here: see setup.py.

@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -69,15 +71,21 @@ def _build() -> Path:
         )
         for path in sources
     ]
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # another test process may build it, too
+        return _bring_up_to_date(build, compilations, folder / "univa_shim.so")
+
+
+def _bring_up_to_date(build: ModuleType, compilations: list[Any], library: Path) -> Path:
     outdated = [compilation for compilation in compilations if not compilation.is_current()]
-    library = folder / "univa_shim.so"
     with ThreadPoolExecutor(min(2, build.job_count())) as pool:
         list(pool.map(lambda compilation: compilation.run(), outdated))
     if outdated or not library.is_file():
         fresh = library.with_suffix(f".{os.getpid()}")
         objects = [str(compilation.object) for compilation in compilations]
-        link = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-o", str(fresh)]
-        build.execute([*compiler, "-shared", "-fPIC", *objects, *link])
+        lib = build.package_folder("torch") / "lib"
+        link = [f"-L{lib}", "-ltorch_cpu", "-o", str(fresh)]
+        build.execute([*build.find_compiler(), "-shared", "-fPIC", *objects, *link])
         os.replace(fresh, library)
     return library
 

@@ -1,14 +1,16 @@
 """Two small runs, with and without the contrastive loss, that many tests look at."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.once import made_once
+from tests.folders import made_once
 from tests.train.tiny import one_thread, options, tiny
 from univa.cli import main
 from univa.config import TrainConfig
@@ -115,13 +117,20 @@ def hostile_page(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Headless Chromium of the system."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         pytest.skip("no Chromium here (apt-get install chromium)")
+    with pytest.MonkeyPatch.context() as patch:
+        if "HOME" not in os.environ:  # without one Playwright's driver does not start
+            patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield from _chromium(sync_api, path)
+
+
+def _chromium(sync_api: Any, path: str) -> Iterator[object]:
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium

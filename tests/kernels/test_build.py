@@ -244,7 +244,9 @@ class TestAutomaticCuda:
 
     def test_beside_a_cpu_torch_without_a_gpu_it_is_left_out(self, machine, monkeypatch):
         machine(None, None)
-        said = "torch is a CPU build and no GPU is visible; UNIVA_BUILD_CUDA=1 compiles it anyway"
+        said = (
+            r"no GPU of capability 8.0 or later is visible; UNIVA_BUILD_CUDA=1 compiles it anyway"
+        )
         with pytest.raises(build.CudaLeftOut, match=said):
             build.CudaToolkit.find()
         monkeypatch.setenv("UNIVA_BUILD_CUDA", "1")
@@ -258,6 +260,12 @@ class TestAutomaticCuda:
         monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
         monkeypatch.setenv("UNIVA_BUILD_CUDA", "1")
         assert build.CudaToolkit.find().architectures.binaries == ("80", "90", "100")
+
+    def test_a_gpu_newer_than_nvcc_gets_the_usual_ones(self, machine):
+        machine(None, ["9.0", "12.0"])
+        architectures = build.CudaToolkit.find().architectures
+        assert architectures.binaries == ("80", "90", "100")
+        assert architectures.ptx == ("100",)  # which its driver compiles
 
     @pytest.mark.parametrize("capabilities", [None, [], ["7.5"]])
     def test_for_the_usual_ones_beside_a_cuda_torch(self, machine, capabilities):
@@ -374,13 +382,15 @@ class TestRefusals:
         (folder / "c++").write_text(f"#!/bin/sh\n{compiler}\n")
         (folder / "c++").chmod(0o755)
         path = f"{folder}:/usr/bin:/bin"
-        done = self.build_in_place(source_tree, PATH=path, UNIVA_BUILD_CUDA="0")
+        flags = "-Wno-error=unused"  # a word of the command that is none of the compiler's
+        done = self.build_in_place(source_tree, PATH=path, UNIVA_BUILD_CUDA="0", CXXFLAGS=flags)
         assert done.returncode == 0
         assert done.stderr.count("NOT built") == 1
         code = "import univa_kernels; print(univa_kernels.build_info()['extension_error'])"
         said = run_in(source_tree, code).stdout
         assert said.startswith("it was not built: ")
         assert reason in said
+        assert flags not in said
         assert said.count("\n") == 1
         if reason != "fatal error":
             return
@@ -393,6 +403,7 @@ class TestRefusals:
             UNIVA_BUILD_EXTENSION="",
             UNIVA_BUILD_CUDA="0",
             CXX="",
+            CXXFLAGS=flags,
         )
         assert done.returncode == 0, done.stderr
         kept = site / "univa_kernels" / "_build_failure.txt"

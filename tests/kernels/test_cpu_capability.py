@@ -1,6 +1,9 @@
 """The versions of the CPU engine's loops that this processor runs, by UNIVA_CPU_CAPABILITY."""
 
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +30,12 @@ def run(wanted: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+pytestmark = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("c++", "g++", "clang++")),
+    reason="no C++ compiler on this machine",
+)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_version_matches_the_truth(version):
     done = run(version)
@@ -39,9 +48,29 @@ def test_every_version_matches_the_truth(version):
 def test_an_unknown_version_is_refused_with_what_there_is():
     done = run("sse9")
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("UNIVA_CPU_CAPABILITY=sse9: expected a version that this processor runs")
+    line = done.stderr.splitlines()[-1]
+    said = "ValueError: UNIVA_CPU_CAPABILITY=sse9: expected a version that this processor runs"
+    assert line.startswith(said)
     assert "(default" in line
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="versions are x86's")
+def test_every_version_is_code_for_its_processor():
+    """Registers of 512 bits in one, of 256 in the next, of 128 in the last."""
+    objects = [*(ROOT / "build").glob("extension-*/cpu/row_kernels.cpp.o")]
+    if not objects or shutil.which("objdump") is None:
+        pytest.skip("no object files here, or no objdump")
+    command = ["objdump", "--disassemble", "--no-show-raw-insn", str(objects[0])]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    functions = re.split(r"(?m)^[0-9a-f]+ <(\S+)>:$", text)[1:]
+    seen = set()
+    for name, body in zip(functions[::2], functions[1::2], strict=True):
+        widest = 512 if "%zmm" in body else 256 if "%ymm" in body else 128
+        found = re.search(r"_(avx512|avx2|default)E", name)
+        if found and "sum_row" in name:
+            assert widest == {"avx512": 512, "avx2": 256, "default": 128}[found[1]], name
+            seen.add(found[1])
+    assert seen == {*VERSIONS}
 
 
 def main() -> None:

@@ -99,6 +99,15 @@ def test_every_candidate_gives_the_same_loss(dim):
                 torch.testing.assert_close(ours, theirs)
 
 
+def test_a_user_without_a_home_folder_has_a_file_too(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("UNIVA_CACHE_DIR", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert cache.cache_file("NVIDIA H200").name == "triton-nvidia-h200.json"
+
+
 def test_tuning_adds_to_what_was_found_before():
     for dim in (16, 300):
         triton_tune(

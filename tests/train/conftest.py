@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.once import made_once
+from tests.folders import made_once
 from tests.train.tiny import one_thread, tiny
 from univa.train import train
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.folders import writable_copy
 from tests.train.tiny import options, tiny
 from univa import __version__
 from univa.cli import main
@@ -144,7 +145,7 @@ def test_mosei_text_needs_a_folder(capsys, tmp_path, monkeypatch):
 def test_authors_layout_mistakes(capsys, tmp_path, golden: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data"
-    shutil.copytree(golden / "official_layout" / "MOSEI", folder)
+    writable_copy(golden / "official_layout" / "MOSEI", folder)
     scores = folder / "preprocess_data" / "raw_utt_text_textVA.json"
     train = ["train", "mosei-text", "--data", str(folder)]
     message = refused(capsys, *train, "--model.labels", "happy", "joy", "--model.no-prior")

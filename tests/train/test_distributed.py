@@ -127,6 +127,13 @@ def test_two_processes_are_one_with_their_batches_together(tmp_path: Path):
         torch.testing.assert_close(
             two, one, rtol=5e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
+    chances = []
+    for run in ("two", "one"):
+        lines = (tmp_path / run / "predictions.jsonl").read_text().splitlines()
+        chances.append({r["id"]: r["probabilities"] for r in map(json.loads, lines)})
+    assert chances[0].keys() == chances[1].keys()
+    for name, values in chances[0].items():
+        assert values == pytest.approx(chances[1][name], rel=2e-3), name
     # It is not so when each process contrasts its own half.
     apart = config(6, "apart")
     # The first batch says it: one epoch, and small splits to validate and test on.

@@ -10,6 +10,7 @@ import torch
 
 import univa.evaluation.evaluate
 import univa.utils.processes
+from tests.folders import writable_copy
 from tests.train.test_cli import edit_json, refused
 from tests.train.tiny import options, tiny
 from univa.cli import main
@@ -267,7 +268,7 @@ def test_more_processes_than_gpus(monkeypatch):
 
 
 def test_scores_can_be_passed_over(golden: Path, tmp_path: Path):
-    folder = Path(shutil.copytree(golden / "official_layout" / "MOSEI", tmp_path / "MOSEI"))
+    folder = writable_copy(golden / "official_layout" / "MOSEI", tmp_path / "MOSEI")
     (folder / "preprocess_data" / "raw_utt_text_textVA.json").write_text("{")
     with pytest.raises(UserError, match=r"raw_utt_text_textVA\.json"):
         read_authors_text(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,14 @@ VERSION = 1
 
 
 def cache_file(gpu: str) -> Path:
-    """Where what was found for a GPU lies: under UNIVA_CACHE_DIR or ~/.cache/univa_kernels."""
-    root = os.environ.get("UNIVA_CACHE_DIR")
-    folder = Path(root) if root else Path.home() / ".cache" / "univa_kernels"
+    """File of a GPU: under UNIVA_CACHE_DIR, ~/.cache/univa_kernels or, without a home, /tmp."""
+    if root := os.environ.get("UNIVA_CACHE_DIR"):
+        folder = Path(root)
+    else:
+        try:
+            folder = Path.home() / ".cache" / "univa_kernels"
+        except RuntimeError:  # a user without a home folder, as in a container
+            folder = Path(tempfile.gettempdir()) / f"univa_kernels-{os.getuid()}"
     name = "".join(c if c.isalnum() else "-" for c in gpu).lower()
     return folder / f"triton-{name}.json"
 

@@ -1,12 +1,21 @@
-"""Folders that one test process makes and all of them read."""
+"""Folders for tests: made once for all test processes, or copied to be changed."""
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+
+def writable_copy(source: Path, target: Path) -> Path:
+    """A copy to change of a folder whose files may be read-only."""
+    shutil.copytree(source, target)
+    for path in (target, *target.rglob("*")):
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    return target
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
