@@ -27,7 +27,7 @@ from univa.batch import MODALITIES, Batch, Modality
 from univa.data import MOSEI_LABELS, Collator, Split
 from univa.data.batching.loader import load_batches
 from univa.data.build import make_sampler
-from univa.data.corpus import Dialogue, LazyFeatures, Place, Utterance
+from univa.data.corpus import Dialogue, FeatureSlice, LazyFeatures, Utterance
 from univa.models import UniVA
 from univa.presets import mosei_glove
 from univa.train.objective import Objective
@@ -131,7 +131,7 @@ def mosei_shaped(utterances: int = UTTERANCES, seed: int = 0) -> Split:
                 coordinates=dict(zip(MODALITIES, map(tuple, points[place]), strict=True)),
                 features=LazyFeatures(
                     {
-                        modality: Place(
+                        modality: FeatureSlice(
                             source=sources[modality],
                             start=starts[place][number],
                             steps=lengths[modality][place],

@@ -327,7 +327,7 @@ def test_training_finds_damaged_shards_before_its_first_step(folder, tmp_path, c
     def no_step(*_):
         raise AssertionError("training has begun")
 
-    monkeypatch.setattr("univa.train.make_optimizer", no_step)
+    monkeypatch.setattr("univa.train.setup.make_optimizer", no_step)
     store = tmp_path / "store"
     convert(folder, store, progress=False)
     command = ["train", "mosei-glove", "--data", str(store), "--device", "cpu", "--model.text-dim"]

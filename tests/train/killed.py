@@ -127,7 +127,7 @@ def train_as_rank(
     join(rank, size, port)
     seen: list[list[str]] = []
     models: list[Any] = []
-    make_optimizer = univa.train.make_optimizer
+    make_optimizer = univa.train.setup.make_optimizer
     forward = UniVALoss.forward
     call = Collator.__call__
 
@@ -147,7 +147,7 @@ def train_as_rank(
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, *args)
 
-    univa.train.make_optimizer = watched_optimizer
+    univa.train.setup.make_optimizer = watched_optimizer
     UniVALoss.forward = watched_forward
     Collator.__call__ = watched_call
     try:

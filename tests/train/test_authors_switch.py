@@ -99,7 +99,7 @@ def test_the_run_is_the_authors(golden, tmp_path, monkeypatch, capsys):
     lengths = ["--model.max-audio-length", "9", "--model.max-vision-length", "7"]
     widths: set[tuple[int, ...]] = set()
     starts: list[bool] = []
-    make, call = univa.train.make_optimizer, univa.train.Objective.forward
+    make, call = univa.train.setup.make_optimizer, univa.train.setup.Objective.forward
 
     def watched_make(config, model, steps):
         layers = model.encoders["audio"].layers
@@ -123,8 +123,8 @@ def test_the_run_is_the_authors(golden, tmp_path, monkeypatch, capsys):
         )
         return call(self, batch)
 
-    monkeypatch.setattr(univa.train, "make_optimizer", watched_make)
-    monkeypatch.setattr(univa.train.Objective, "forward", watched_call)
+    monkeypatch.setattr(univa.train.setup, "make_optimizer", watched_make)
+    monkeypatch.setattr(univa.train.setup.Objective, "forward", watched_call)
     for config_authors in (True, False):
         run = tmp_path / f"run-{config_authors}"
         widths.clear()

@@ -152,7 +152,7 @@ def test_training_moves_every_parameter(tmp_path: Path, monkeypatch):
         initial.update({name: value.clone() for name, value in model.state_dict().items()})
         return make_optimizer(config, model, steps)
 
-    monkeypatch.setattr(univa.train, "make_optimizer", watched)
+    monkeypatch.setattr(univa.train.setup, "make_optimizer", watched)
     run = tmp_path / "run"
     train(tiny(run_folder=str(run), epochs=1))
     last = load_file(run / "checkpoints" / "last" / "model.safetensors")

@@ -162,14 +162,14 @@ def test_gradients_of_a_step_are_clipped(clip_norm, clipped, tmp_path: Path, mon
 @pytest.mark.parametrize("authors", [False, True])
 def test_normalization_of_the_run(authors, tmp_path: Path, monkeypatch):
     seen: list[Any] = []
-    make = univa.train.make_collator
+    make = univa.train.setup.make_collator
 
     def watched(config: TrainConfig, *args: Any, **options: Any) -> Any:
         if options.get("normalizer") is not None:
             seen.append(options["normalizer"])
         return make(config, *args, **options)
 
-    monkeypatch.setattr(univa.train, "make_collator", watched)
+    monkeypatch.setattr(univa.train.setup, "make_collator", watched)
     config = tiny(run_folder=str(tmp_path / "run"), epochs=1)
     config = replace(config, data=replace(config.data, authors=authors))
     train(config)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
 from univa.errors import UserError
-from univa.va.regressor import length_buckets
+from univa.va.regressor import batches_by_length
 from univa.va.text import TextVAScorer
 
 TEXTS = ["a happy day", "a sad, slow, soft, still day", "!", "a lovely fast day day day day day"]
@@ -123,7 +123,7 @@ def test_tokenizer_without_its_files(scorer, tmp_path, tiny_encoder):
 def test_buckets_hold_each_row_once(lengths, batch_size, seed):
     def batches():
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return list(length_buckets(lengths, batch_size, generator=generator))
+        return list(batches_by_length(lengths, batch_size, generator=generator))
 
     result = batches()
     assert sorted(i for batch in result for i in batch) == list(range(len(lengths)))
@@ -136,6 +136,6 @@ def test_buckets_save_padding():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 60, (2000,), generator=generator).tolist()
     for seeded in (None, generator):
-        batches = length_buckets(lengths, 32, generator=seeded)
+        batches = batches_by_length(lengths, 32, generator=seeded)
         padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
         assert padded < 1.1 * sum(lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,12 +49,7 @@ def load_corpus(config: TrainConfig) -> Corpus:
     Raises:
         UserError: bad data, or data that the model does not fit.
     """
-    data = config.data
-    if data.source == "synthetic":
-        # A field of SyntheticConfig is an argument of synthetic_corpus of the same name.
-        corpus = synthetic_corpus(**vars(data.synthetic))
-    else:
-        corpus = _read(config)
+    corpus = _READERS[config.data.source](config)
     check_corpus(config, corpus)
     return corpus
 
@@ -96,41 +92,77 @@ def check_corpus(config: TrainConfig, corpus: Corpus) -> None:
         )
 
 
-def _read(config: TrainConfig) -> Corpus:
-    data, model = config.data, config.model
-    if data.folder is None:
-        what = {"vectors": "FILE (safetensors)", "store": "STORE"}.get(data.source, "FOLDER")
-        raise UserError(f"no data: give --data {what}, see `univa train {config.preset} --help`")
-    folder = Path(data.folder)
-    va_file = Path(data.va_file) if data.va_file is not None else None
-    require_va = config.loss.alpha > 0
-    if data.source == "vectors":
-        return read_vectors(folder, va_file=va_file, valid_fraction=data.valid_fraction)
-    if data.source == "authors-text":
-        return read_authors_text(
-            folder, va_file=va_file, labels=model.labels, require_va=require_va
-        )
-    text: Literal["tokens", "vectors"] = "tokens" if config.uses_tokens else "vectors"
-    if data.source == "store" or (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
-        if va_file is not None:
-            raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
-        corpus = read_store(folder, modalities=model.modalities, text=text)
-        # As where the layout itself is read; a store of another corpus may have scores of a part.
-        needed = data.source == "authors" and require_va and "text" in model.modalities
-        if needed and "text" not in corpus.coordinate_modalities:
-            raise UserError(
-                f"{folder}: no valence-arousal scores of the text in this store; put "
-                "preprocess_data/raw_utt_text_textVA.json into the folder that it was made of and "
-                "convert that into another store, or give --loss.alpha 0"
-            )
-        return corpus
-    return read_authors(
-        folder,
-        modalities=model.modalities,
-        text=text,
-        va_file=va_file,
-        require_va=require_va,
+def _synthetic(config: TrainConfig) -> Corpus:
+    # A field of SyntheticConfig is an argument of synthetic_corpus of the same name.
+    return synthetic_corpus(**vars(config.data.synthetic))
+
+
+def _vectors(config: TrainConfig) -> Corpus:
+    valid_fraction = config.data.valid_fraction
+    path = _path(config, "FILE (safetensors)")
+    return read_vectors(path, va_file=_va_file(config), valid_fraction=valid_fraction)
+
+
+def _authors_text(config: TrainConfig) -> Corpus:
+    return read_authors_text(
+        _path(config, "FOLDER"),
+        va_file=_va_file(config),
+        labels=config.model.labels,
+        require_va=config.loss.alpha > 0,
     )
+
+
+def _authors(config: TrainConfig) -> Corpus:
+    folder, require_va = _path(config, "FOLDER"), config.loss.alpha > 0
+    if not ((folder / MANIFEST).exists() or (folder / PROGRESS).exists()):
+        return read_authors(
+            folder,
+            modalities=config.model.modalities,
+            text=_text(config),
+            va_file=_va_file(config),
+            require_va=require_va,
+        )
+    corpus = _store(config)
+    # As where the layout itself is read; a store of another corpus may have scores of a part.
+    needed = require_va and "text" in config.model.modalities
+    if needed and "text" not in corpus.coordinate_modalities:
+        raise UserError(
+            f"{folder}: no valence-arousal scores of the text in this store; put "
+            "preprocess_data/raw_utt_text_textVA.json into the folder that it was made of and "
+            "convert that into another store, or give --loss.alpha 0"
+        )
+    return corpus
+
+
+def _store(config: TrainConfig) -> Corpus:
+    folder = _path(config, "STORE")
+    if config.data.va_file is not None:
+        raise UserError(f"--va-file: the store {folder} has scores of its own; drop --va-file")
+    return read_store(folder, modalities=config.model.modalities, text=_text(config))
+
+
+_READERS: dict[str, Callable[[TrainConfig], Corpus]] = {
+    "synthetic": _synthetic,
+    "vectors": _vectors,
+    "authors-text": _authors_text,
+    "authors": _authors,
+    "store": _store,
+}
+"""The reader of each `--data.source`."""
+
+
+def _path(config: TrainConfig, what: str) -> Path:
+    if config.data.folder is None:
+        raise UserError(f"no data: give --data {what}, see `univa train {config.preset} --help`")
+    return Path(config.data.folder)
+
+
+def _va_file(config: TrainConfig) -> Path | None:
+    return None if config.data.va_file is None else Path(config.data.va_file)
+
+
+def _text(config: TrainConfig) -> Literal["tokens", "vectors"]:
+    return "tokens" if config.uses_tokens else "vectors"
 
 
 def make_sampler(

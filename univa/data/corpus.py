@@ -27,7 +27,7 @@ class StepSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class FeatureSlice:
     """Where one feature sequence lies: `steps` vectors of `size` numbers at `start`."""
 
     source: StepSource
@@ -39,7 +39,7 @@ class Place:
 class LazyFeatures(Mapping[Modality, Tensor]):
     """Feature sequences of one utterance that are read when they are asked for."""
 
-    def __init__(self, places: Mapping[Modality, Place]) -> None:
+    def __init__(self, places: Mapping[Modality, FeatureSlice]) -> None:
         self.places = dict(places)
 
     def __getitem__(self, modality: Modality) -> Tensor:

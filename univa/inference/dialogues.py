@@ -29,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
-from univa.data.corpus import Dialogue, LazyFeatures, Place, Utterance
-from univa.errors import UserError
+from univa.data.corpus import Dialogue, FeatureSlice, LazyFeatures, Utterance
+from univa.errors import UserError, first_line
 from univa.media.decode import Clip
 from univa.media.extract import MediaEncoder
 from univa.models import ModelConfig
@@ -140,7 +140,7 @@ class DialogueRecord:
         modality: Modality,
         model: ModelConfig,
         encoders: Mapping[Modality, MediaEncoder],
-    ) -> Place:
+    ) -> FeatureSlice:
         where = self._where(utterance)
         given = utterance.features.get(modality)
         if given is None and modality in utterance.media:
@@ -175,7 +175,7 @@ class DialogueRecord:
                 f"{source.place}: the features have {size} columns, the model reads "
                 f"{model.feature_size(modality)}; extract them with what it was trained on"
             )
-        return Place(source=source, start=0, steps=steps, size=size)
+        return FeatureSlice(source=source, start=0, steps=steps, size=size)
 
 
 class _Source:
@@ -250,7 +250,7 @@ class _File(_Source):
                 part = file.get_slice(name)
                 return part.get_shape() if steps is None else part[:steps]
         except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
-            reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise UserError(f"{self.place}: cannot be read ({reason})") from None
 
 

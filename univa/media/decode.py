@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 
 __all__ = [
     "IMAGES",
@@ -60,7 +60,7 @@ def need(module: str) -> Any:
     except (ImportError, OSError) as error:  # OSError: its shared library is missing
         raise UserError(
             f"audio and video files need the package {_PACKAGES[module]}, which cannot be imported "
-            f"({str(error).splitlines()[0]}): pip install 'univa[media]'"
+            f"({first_line(error)}): pip install 'univa[media]'"
         ) from None
 
 
@@ -82,7 +82,7 @@ def audio_seconds(clip: Clip) -> float:
         info = soundfile.info(str(clip.path), verbose=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(
-            f"{clip.path}: no audio file that can be read ({_reason(error)}); give WAV or FLAC"
+            f"{clip.path}: no audio file that can be read ({first_line(error)}); give WAV or FLAC"
         ) from None
     cut = _CUT_SHORT.search(info.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_LENGTH:
@@ -124,7 +124,7 @@ def read_audio(clip: Clip, rate: int) -> NDArray[np.float32]:
             samples = file.read(count, dtype="float32", always_2d=True)  # [n, channels]
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise UserError(
-            f"{clip.path}: damaged audio ({_reason(error)}); write the file anew"
+            f"{clip.path}: damaged audio ({first_line(error)}); write the file anew"
         ) from None
     if not len(samples):
         raise UserError(f"{clip.path}: damaged audio (no sample decoded); write the file anew")
@@ -201,7 +201,7 @@ def _image(path: Path) -> Any:
         raise UserError(f"{path}: no such file; mend the path") from None
     except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise UserError(
-            f"{path}: damaged or no image ({_reason(error)}); write the file anew"
+            f"{path}: damaged or no image ({first_line(error)}); write the file anew"
         ) from None
 
 
@@ -235,7 +235,7 @@ def _video(clip: Clip, *, count: int | None, rate: float | None) -> list[Any]:
         return frames
     except (av.FFmpegError, OSError, IndexError) as error:
         raise UserError(
-            f"{clip.path}: damaged or no video ({_reason(error)}); write the file anew"
+            f"{clip.path}: damaged or no video ({first_line(error)}); write the file anew"
         ) from None
 
 
@@ -252,8 +252,3 @@ def _decoded(av: Any, path: Path) -> Any:
                 time = number / float(stream.average_rate or 25)
             first = time if first is None else first
             yield time - first, frame
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

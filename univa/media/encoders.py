@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from univa.batch import Modality
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 from univa.utils.quiet import no_load_report
 
-__all__ = ["LOADING_ERRORS", "check_encodes", "empty_encoder", "first_line", "load_encoder"]
+__all__ = ["LOADING_ERRORS", "check_encodes", "empty_encoder", "load_encoder"]
 
 LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, RuntimeError, SafetensorError),
@@ -111,9 +111,3 @@ def _part(config: Any) -> Any:
 def _class(config: Any) -> Any:
     name = _VISION_TOWERS.get(config.model_type.removesuffix("_vision_model"))
     return AutoModel if name is None else getattr(transformers, name)
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 
 from univa.batch import Modality
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 from univa.media.decode import IMAGES, Clip, audio_seconds, check_frames, read_audio, read_frames
-from univa.media.encoders import LOADING_ERRORS, first_line
+from univa.media.encoders import LOADING_ERRORS
 from univa.utils.tokenizer import load_tokenizer
 
 __all__ = [

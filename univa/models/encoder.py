@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 from univa.models.attention import SelfAttention
 from univa.utils.quiet import no_progress_bar
 
@@ -194,7 +194,7 @@ def load_text_encoder(source: str | Path, *, weights: bool = True) -> nn.Module:
             else:
                 encoder = AutoModel.from_config(config)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{source}: cannot load a text encoder: {reason}") from error
     missing = [key for key in missing if not key.startswith("pooler.")]
     if missing:

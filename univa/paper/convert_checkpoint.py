@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from univa.batch import MODALITIES, Modality
 from univa.data import M3ED_LABELS, MOSEI_LABELS
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 from univa.models import ModelConfig, UniVA, from_authors_state_dict
 from univa.utils.console import note
 
@@ -53,7 +53,7 @@ def read_authors_checkpoint(path: Path | str) -> dict[str, Tensor]:
         if isinstance(error, pickle.UnpicklingError):  # torch's text is advice to unpickle it
             reason = "it holds more than tensors and plain values, or is damaged"
         else:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
         raise UserError(f"{path}: refused: {reason}; save the model's state_dict() alone") from None
     for _ in range(_MOST_DEPTH):
         inner = [k for k in ("state_dict", "model") if isinstance(content, dict) and k in content]

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from univa.config import TrainConfig
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 from univa.models import UniVA
 from univa.runs.card import run_facts
 from univa.utils.files import atomic_folder, recover_folder
@@ -128,7 +128,7 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:  # torch has no type of its own for a full disk
         if "DataLoader worker" in str(error):  # a signal handler's, which came by while writing
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{folder}: cannot write the checkpoint ({reason}); make room and go on with: univa "
             f"train --resume {folder.parents[1]}"
@@ -179,7 +179,7 @@ def load_checkpoint(folder: Path, *, config: TrainConfig, best: bool = False) ->
             if isinstance(error, pickle.UnpicklingError):  # torch's text is advice to unpickle it
                 reason = "it is damaged, or holds more than tensors and plain values"
             else:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
             raise UserError(
                 f"{path}: not a readable training state ({reason}); start the run anew"
             ) from error

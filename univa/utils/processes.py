@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 
 __all__ = ["Interrupted", "ProcessGroup", "StopRequest", "choose_device", "cpu_threads"]
 
@@ -122,10 +122,6 @@ def cpu_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
     """The processes that torchrun started, or this process alone.
@@ -169,7 +165,7 @@ class ProcessGroup:
         except dist.DistError as error:
             raise UserError(
                 f"not all {size} processes have come within {timeout:g} s (--timeout): "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
         return cls(rank=dist.get_rank(), size=size, device=chosen, timeout=timeout)
 
@@ -188,7 +184,7 @@ class ProcessGroup:
         except RuntimeError as error:
             if "DataLoader worker" in str(error):  # a type of its own it has not
                 raise UserError(
-                    f"a process of --data.workers was lost: {_first_line(error)}; memory may have "
+                    f"a process of --data.workers was lost: {first_line(error)}; memory may have "
                     "run out: give fewer workers, and go on with: univa train --resume "
                     f"{run}"
                 ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 
 __all__ = ["load_tokenizer"]
 
@@ -26,7 +26,7 @@ def load_tokenizer(folder: str | Path) -> Any:
             str(folder), local_files_only=Path(folder).is_dir()
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{folder}: no usable tokenizer ({reason}); give another text encoder"
         ) from error

@@ -23,7 +23,7 @@ from univa.utils.console import progress as show_progress
 from univa.va.agreement import bootstrap_intervals, concordance, pearson
 from univa.va.fit_optim import make_optimizer, regression_loss, warm_up_then_decay
 from univa.va.fit_settings import FitSettings
-from univa.va.regressor import DIMENSIONS, VARegressor, length_buckets
+from univa.va.regressor import DIMENSIONS, VARegressor, batches_by_length
 from univa.va.table import VASplit
 
 __all__ = ["FitSettings", "agreement", "fit", "regression_loss"]
@@ -89,7 +89,7 @@ def fit(
     for epoch in range(1, settings.epochs + 1):
         scorer.train()
         total = torch.zeros((), device=scorer.device)
-        for batch in length_buckets(lengths, settings.batch_size, generator=order):
+        for batch in batches_by_length(lengths, settings.batch_size, generator=order):
             if known is None:
                 predictions = scorer(scorer.on_device([rows[i] for i in batch]))  # [B, 2]
             else:
@@ -178,7 +178,7 @@ def _pooled(scorer: VARegressor, rows: Sequence[Any], batch_size: int, progress:
     """Pooled states of all rows, without dropout: all that a frozen encoder ever gives. [N, H]."""
     scorer.eval()
     pooled: list[Tensor | None] = [None] * len(rows)
-    batches = list(length_buckets(scorer.preprocessor.lengths(rows), batch_size))
+    batches = list(batches_by_length(scorer.preprocessor.lengths(rows), batch_size))
     for batch in show_progress(batches, "encoding", unit="batch", enabled=progress):
         states = scorer.pooled(scorer.on_device([rows[i] for i in batch]))
         for i, state in zip(batch, states, strict=True):

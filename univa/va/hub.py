@@ -19,8 +19,8 @@ import transformers
 from torch import Tensor, nn
 
 from univa.batch import Modality
-from univa.errors import UserError
-from univa.media.encoders import LOADING_ERRORS, check_encodes, first_line
+from univa.errors import UserError, first_line
+from univa.media.encoders import LOADING_ERRORS, check_encodes
 from univa.media.preprocess import PREPROCESSORS, Batch, VisionPreprocessor
 from univa.utils.quiet import no_load_report
 from univa.va.regressor import DIMENSIONS, Scorer

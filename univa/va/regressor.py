@@ -12,12 +12,12 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from univa.batch import Modality
-from univa.errors import UserError
-from univa.media.encoders import LOADING_ERRORS, empty_encoder, first_line, load_encoder
+from univa.errors import UserError, first_line
+from univa.media.encoders import LOADING_ERRORS, empty_encoder, load_encoder
 from univa.media.preprocess import PREPROCESSORS, Batch, Preprocessor
 from univa.utils.console import progress as show_progress
 
-__all__ = ["DIMENSIONS", "Pooling", "Scorer", "VARegressor", "length_buckets", "score"]
+__all__ = ["DIMENSIONS", "Pooling", "Scorer", "VARegressor", "batches_by_length", "score"]
 
 DIMENSIONS = ("valence", "arousal")
 Pooling = Literal["mean", "mean+max"]
@@ -246,7 +246,7 @@ def score(
     was_training = scorer.training
     scorer.eval()
     try:
-        batches = list(length_buckets(scorer.preprocessor.lengths(rows), batch_size))
+        batches = list(batches_by_length(scorer.preprocessor.lengths(rows), batch_size))
         bar = show_progress(batches, "scoring", unit="batch", enabled=progress)
         for batch in bar:
             names = [keys[i] for i in batch] if keys is not None else []
@@ -262,7 +262,7 @@ def score(
     return scores
 
 
-def length_buckets(
+def batches_by_length(
     lengths: Sequence[int], batch_size: int, *, generator: torch.Generator | None = None
 ) -> Iterator[list[int]]:
     """Group indices so that the rows of a batch are of like length and padding is small.

@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from univa.batch import Modality
-from univa.data.corpus import Place
+from univa.data.corpus import FeatureSlice
 from univa.data.importers.csd_file import Csd, Segment, SegmentFeatures
 from univa.data.importers.folds import read_folds
 from univa.data.importers.rows import Attachments, Row, assemble
@@ -80,7 +80,7 @@ class ImportCsd:
         names = MOSEI_LABELS if self.task == "emotions" else _SENTIMENT
         files = [self.labels, self.folds]
         rows, segments = self._rows(read_folds(self.folds), Csd(self.labels))
-        places: dict[Modality, dict[str, Place]] = {}
+        places: dict[Modality, dict[str, FeatureSlice]] = {}
         for modality, path in self.attachments.features().items():
             if path.suffix == ".csd":
                 files.append(path)
@@ -153,10 +153,12 @@ class ImportCsd:
         sentiment = intensities["sentiment"]
         return ("positive",) if sentiment > 0 else ("negative",) if sentiment < 0 else ()
 
-    def _places(self, modality: Modality, csd: Csd, segments: list[Segment]) -> dict[str, Place]:
+    def _places(
+        self, modality: Modality, csd: Csd, segments: list[Segment]
+    ) -> dict[str, FeatureSlice]:
         """Where the features of each utterance are; no steps where it is to be left out."""
         source = SegmentFeatures(csd, segments, non_finite=self.non_finite)
-        places: dict[str, Place] = {}
+        places: dict[str, FeatureSlice] = {}
         bad, count, empty = [], 0, []
         bar = progress(segments, modality, unit="segment", enabled=self.options.progress)
         for number, segment in enumerate(bar):
@@ -168,7 +170,9 @@ class ImportCsd:
             if not steps:
                 empty.append(segment.id)
                 steps = int(self.missing == "zero")
-            places[segment.id] = Place(source=source, start=number, steps=steps, size=source.size)
+            places[segment.id] = FeatureSlice(
+                source=source, start=number, steps=steps, size=source.size
+            )
         self._report(f"{csd.path}: NaN or infinity in {count} {modality} rows of", bad)
         if empty:
             what = f"{csd.path}: {len(empty)} utterances have no {modality} rows, first "

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from univa.errors import UserError
+from univa.errors import UserError, first_line
 
 __all__ = ["OVERLAP_SECONDS", "Csd", "Segment", "SegmentFeatures", "video_of"]
 
@@ -95,7 +95,8 @@ class Csd:
             }
         except _ODD as error:
             raise UserError(
-                f"{path}: no computational sequence <root>/data/<video> ({_line(error)}); {_MEND}"
+                f"{path}: no computational sequence <root>/data/<video> "
+                f"({first_line(error)}); {_MEND}"
             ) from None
         self.keys: dict[str, list[str]] = {}
         for name in sorted(names, key=_place):
@@ -123,7 +124,7 @@ class Csd:
         except _ODD as error:
             raise UserError(
                 f"{self.path}: video {key!r} has no features [n, F] with intervals [n, 2] "
-                f"({_line(error)}); {_MEND}"
+                f"({first_line(error)}); {_MEND}"
             ) from None
         return features, times
 
@@ -189,7 +190,7 @@ class Csd:
             return np.asarray(features[first:end])
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"{self.path}: video {key!r} is damaged ({_line(error)}); get the file anew"
+                f"{self.path}: video {key!r} is damaged ({first_line(error)}); get the file anew"
             ) from None
 
     def _video(self, video: str) -> tuple[list[Any], NDArray[np.float64]]:
@@ -258,8 +259,3 @@ def _decoded(value: Any) -> Any:
 def _place(key: str) -> tuple[str, int]:
     number = re.search(r"\[(\d+)\]$", key)
     return video_of(key), int(number[1]) if number else -1
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from univa.batch import Modality
-from univa.data.corpus import Place
+from univa.data.corpus import FeatureSlice
 from univa.errors import UserError
 from univa.utils.text_files import at, check_modality, read_text
 
@@ -81,7 +81,9 @@ class FeatureFolder:
         return values
 
 
-def read_feature_folder(folder: Path, modality: Modality) -> tuple[dict[str, Place], list[Path]]:
+def read_feature_folder(
+    folder: Path, modality: Modality
+) -> tuple[dict[str, FeatureSlice], list[Path]]:
     """Read the index of a folder.
 
     Args:
@@ -136,7 +138,7 @@ def read_feature_folder(folder: Path, modality: Modality) -> tuple[dict[str, Pla
             raise UserError(f"{path}: no such file, but {INDEX} names it; extract it anew")
     source = FeatureFolder(folder, entries)
     places = {
-        entry[0]: Place(source=source, start=number, steps=entry[3], size=entry[4])
+        entry[0]: FeatureSlice(source=source, start=number, steps=entry[3], size=entry[4])
         for number, entry in enumerate(entries)
     }
     return places, [index, *files]

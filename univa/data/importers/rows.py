@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from univa.batch import MODALITIES, Modality
-from univa.data.corpus import Corpus, Dialogue, LazyFeatures, Place, Split, Utterance
+from univa.data.corpus import Corpus, Dialogue, FeatureSlice, LazyFeatures, Split, Utterance
 from univa.data.importers.feature_folder import read_feature_folder
 from univa.data.scores import read_scores
 from univa.errors import UserError
@@ -127,7 +127,7 @@ def assemble(
     attachments: Attachments,
     *,
     source: str,
-    places: Mapping[Modality, Mapping[str, Place]] | None = None,
+    places: Mapping[Modality, Mapping[str, FeatureSlice]] | None = None,
     sort: bool = True,
 ) -> tuple[Corpus, dict[str, dict[str, Any]], list[Path]]:
     """Put rows, features and scores together.
@@ -151,7 +151,7 @@ def assemble(
             dialogue is in two splits.
     """
     files: list[Path] = []
-    found: dict[Modality, Mapping[str, Place]] = dict(places or {})
+    found: dict[Modality, Mapping[str, FeatureSlice]] = dict(places or {})
     for modality, path in attachments.features().items():
         if modality not in found:
             found[modality], more = read_feature_folder(path, modality)
@@ -205,7 +205,7 @@ def _first(pair: tuple[Any, Any]) -> Any:
 def _utterance(
     row: Row,
     labels: Sequence[str],
-    places: Mapping[Modality, Mapping[str, Place]],
+    places: Mapping[Modality, Mapping[str, FeatureSlice]],
     scores: Mapping[Modality, Mapping[str, tuple[float, float]]],
     attachments: Attachments,
 ) -> Utterance:

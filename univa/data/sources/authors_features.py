@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
-from univa.data.corpus import Corpus, Dialogue, LazyFeatures, Place, Split
+from univa.data.corpus import Corpus, Dialogue, FeatureSlice, LazyFeatures, Split
 from univa.data.sources.authors_text import read_authors_text
 from univa.data.sources.safe_pickle import PickledArray, read_pickle
 from univa.errors import UserError
@@ -261,7 +261,7 @@ def _with_features(
         utterances = []
         for utterance in dialogue.utterances:
             places = {
-                modality: Place(
+                modality: FeatureSlice(
                     source=table,
                     start=index,
                     steps=int(table.lengths[index]),

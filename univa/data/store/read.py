@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from univa.batch import MODALITIES, Modality
-from univa.data.corpus import Corpus, Dialogue, LazyFeatures, Place, Split, Utterance
+from univa.data.corpus import Corpus, Dialogue, FeatureSlice, LazyFeatures, Split, Utterance
 from univa.errors import UserError
 
 __all__ = [
@@ -272,7 +272,7 @@ def check_shards(split: Split) -> None:
                 place.source.check()
 
 
-def _places(utterance: Utterance) -> Iterator[Place]:
+def _places(utterance: Utterance) -> Iterator[FeatureSlice]:
     if isinstance(utterance.features, LazyFeatures):
         yield from utterance.features.places.values()
 
@@ -301,13 +301,13 @@ def shards_of(folder: Path, head: dict[str, Any], lines: list[dict[str, Any]]) -
 def _utterance(
     line: dict[str, Any], wanted: Sequence[Modality], tokens: bool, shards: dict[str, Shard]
 ) -> Utterance:
-    places: dict[Modality, Place] = {}
+    places: dict[Modality, FeatureSlice] = {}
     for modality in wanted:
         shard, start, steps = line["features"][modality]
         source = shards[shard]
         if not 0 <= start < start + steps <= source.rows:
             raise ValueError(f"steps {start} to {start + steps} of {source.rows} in {shard}")
-        places[modality] = Place(source=source, start=start, steps=steps, size=source.size)
+        places[modality] = FeatureSlice(source=source, start=start, steps=steps, size=source.size)
     names: dict[Modality, str] = {
         "text": "text" if tokens else "text_vectors",
         "audio": "audio",

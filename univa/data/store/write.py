@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from univa.batch import MODALITIES, Modality
-from univa.data.corpus import Corpus, LazyFeatures, Place
+from univa.data.corpus import Corpus, FeatureSlice, LazyFeatures
 from univa.data.store.read import MANIFEST, PROGRESS, VERSION, file_sha256, read_manifest
 from univa.errors import UserError
 from univa.utils.console import progress as show_progress
@@ -55,7 +55,7 @@ class _Plan:
 
     name: str
     modality: Modality
-    places: list[tuple[str, Place]]  # utterance id, where its steps are now
+    places: list[tuple[str, FeatureSlice]]  # utterance id, where its steps are now
 
     @property
     def rows(self) -> int:
@@ -173,7 +173,7 @@ def _plans(
     for modality in MODALITIES:
         source = vectors if modality == "text" and vectors is not None else corpus
         for split_name, split in source.splits.items():
-            places: list[tuple[str, Place]] = []
+            places: list[tuple[str, FeatureSlice]] = []
             number = size = 0
             for utterance in split.utterances:
                 features = utterance.features
