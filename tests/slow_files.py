@@ -1,4 +1,4 @@
-"""Test files of more than five seconds, the longest first.
+"""Test files of more than three seconds, the longest first.
 
 They are begun first, so that two test processes end at about the same time, and left out by
 `make test-quick`. Times: `pytest --durations=0`.
@@ -35,4 +35,13 @@ SLOW_FILES = (
     "kernels/test_cpu_capability.py",
     "data/test_store.py",
     "test_rooms.py",
+    "train/test_predict.py",
+    "train/test_predict_media.py",
+    "benchmarks/test_timing.py",
+    "va/test_fit.py",
+    "data/test_convert_memory.py",
+    "train/test_learning.py",
+    "train/test_kept.py",
+    "kernels/test_backends.py",
+    "train/test_walk_through.py",
 )
