@@ -14,7 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "Metrics",
-    "Objective",
+    "ThresholdObjective",
     "ThresholdSearch",
     "choose_thresholds_on_validation",
     "compute_metrics",
@@ -23,7 +23,7 @@ __all__ = [
     "threshold_grid",
 ]
 
-Objective = Literal["micro_f1", "macro_f1", "mean_f1"]
+ThresholdObjective = Literal["micro_f1", "macro_f1", "mean_f1"]
 ThresholdSearch = Literal["fixed", "shared", "per-label", "either-or"]
 
 
@@ -142,7 +142,7 @@ def choose_thresholds_on_validation(
     *,
     search: ThresholdSearch,
     fixed: float = 0.18,
-    objective: Objective = "micro_f1",
+    objective: ThresholdObjective = "micro_f1",
     grid: Tensor | None = None,
 ) -> Tensor:
     """Thresholds that do best on the *validation* split. Never give it test data.

@@ -1,5 +1,6 @@
 """The public modules and functions: agreement with each other, and errors."""
 
+import inspect
 import math
 from functools import partial
 
@@ -234,6 +235,15 @@ def test_objective_learns_its_temperature():
     loss(**data).total.backward()
     assert loss.log_temperature.grad.abs() > 0
     assert "temperature=0.4" in repr(loss)
+
+
+@pytest.mark.parametrize("kind", [UniVALoss, VASupConLoss])
+def test_every_option_is_in_the_repr(kind):
+    """But for radius, which says nothing beside sigma."""
+    named = set(inspect.signature(kind).parameters)
+    for options, unsaid in (({}, {"sigma"}), ({"sigma": 0.5}, {"radius"})):
+        shown = repr(kind(**options))
+        assert {name for name in named if f"{name}=" in shown} == named - unsaid
 
 
 def test_modules_equal_their_functions():

@@ -25,14 +25,14 @@ from univa.utils.tokenizer import load_tokenizer
 __all__ = [
     "PREPROCESSORS",
     "AudioPreprocessor",
-    "Batch",
+    "EncoderInputs",
     "Preprocessor",
     "TextPreprocessor",
     "VisionPreprocessor",
     "conv_frames",
 ]
 
-Batch = dict[str, Tensor]
+EncoderInputs = dict[str, Tensor]
 
 
 class Preprocessor(Protocol):
@@ -48,11 +48,11 @@ class Preprocessor(Protocol):
         """Length of each row, in the unit that decides how long the encoder takes."""
         ...
 
-    def batch(self, rows: Sequence[Any]) -> Batch:
+    def batch(self, rows: Sequence[Any]) -> EncoderInputs:
         """Decode and pad rows, on the CPU."""
         ...
 
-    def states(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, encoder: nn.Module, batch: EncoderInputs) -> tuple[Tensor, Tensor]:
         """Hidden states [B, T, H] and a mask [B, T] that is True at real steps."""
         ...
 
@@ -121,7 +121,7 @@ class TextPreprocessor:
         """Number of tokens."""
         return [len(row) for row in rows]
 
-    def batch(self, rows: Sequence[list[int]]) -> Batch:
+    def batch(self, rows: Sequence[list[int]]) -> EncoderInputs:
         """`input_ids` and `attention_mask`, [B, longest row] int64 each."""
         ids = [torch.tensor(row) for row in rows]
         return {
@@ -129,7 +129,7 @@ class TextPreprocessor:
             "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True),
         }
 
-    def states(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, encoder: nn.Module, batch: EncoderInputs) -> tuple[Tensor, Tensor]:
         """Last hidden states and which of them are of real tokens."""
         return encoder(**batch).last_hidden_state, batch["attention_mask"].bool()
 
@@ -225,7 +225,7 @@ class AudioPreprocessor:
         # Resampling may round a clip that is just long enough down.
         return nn.functional.pad(row, (0, max(0, self.shortest - len(row))))
 
-    def batch(self, rows: Sequence[tuple[Clip, float]]) -> Batch:
+    def batch(self, rows: Sequence[tuple[Clip, float]]) -> EncoderInputs:
         """`input_values` [B, longest row] float32 and `attention_mask` [B, longest row] int64."""
         sounds = [self.samples(clip) for clip, _ in rows]
         ones = [torch.ones(len(sound), dtype=torch.long) for sound in sounds]
@@ -234,7 +234,7 @@ class AudioPreprocessor:
             "attention_mask": pad_sequence(ones, True),
         }
 
-    def states(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, encoder: nn.Module, batch: EncoderInputs) -> tuple[Tensor, Tensor]:
         """Last hidden states and which of them are of sound."""
         values, mask = batch["input_values"], batch["attention_mask"]
         lengths = mask.sum(1).tolist()
@@ -304,7 +304,7 @@ class VisionPreprocessor:
         """Pictures ready for the encoder, [frames, 3, height, width] float32."""
         return self.processor(list(frames), return_tensors="pt")["pixel_values"].float()
 
-    def batch(self, rows: Sequence[Clip]) -> Batch:
+    def batch(self, rows: Sequence[Clip]) -> EncoderInputs:
         """`pixel_values` of all frames, clip after clip, and `frames` [B] int64 of each clip."""
         pictures = [read_frames(clip, count=self.frames) for clip in rows]
         return {
@@ -319,12 +319,12 @@ class VisionPreprocessor:
             return output.pooler_output
         return output.last_hidden_state[:, 0]
 
-    def states(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, encoder: nn.Module, batch: EncoderInputs) -> tuple[Tensor, Tensor]:
         """Vectors of the frames and which of them are there."""
         return self.spread(self.vectors(encoder, batch["pixel_values"]), batch)
 
     @staticmethod
-    def spread(vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def spread(vectors: Tensor, batch: EncoderInputs) -> tuple[Tensor, Tensor]:
         """[all frames, H] of a batch as [B, T, H], and the mask [B, T]."""
         counts = batch["frames"]
         hidden = pad_sequence(list(vectors.split(counts.tolist())), True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from univa.batch import Modality
 from univa.errors import UserError, first_line
 from univa.media.encoders import LOADING_ERRORS, check_encodes
-from univa.media.preprocess import PREPROCESSORS, Batch, VisionPreprocessor
+from univa.media.preprocess import PREPROCESSORS, EncoderInputs, VisionPreprocessor
 from univa.utils.quiet import no_load_report
 from univa.va.regressor import DIMENSIONS, Scorer
 
@@ -110,12 +110,12 @@ class HubScorer(Scorer):
         )
         return cls(model.float().eval(), preprocessor, names, low=low, high=high)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: EncoderInputs) -> Tensor:
         """Score a batch: [B, 2] (valence, arousal), in [-1, 1] where the outputs are in range."""
         logits = self._logits(batch)[:, self.columns]
         return 2 * (logits - self.low) / (self.high - self.low) - 1
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: EncoderInputs) -> Tensor:
         if isinstance(self.preprocessor, VisionPreprocessor):
             logits = self.model(pixel_values=batch["pixel_values"]).logits
             spread, mask = self.preprocessor.spread(logits, batch)
@@ -137,7 +137,7 @@ class _Dimensional:
     base_model: nn.Module
     classifier: nn.Module
 
-    def scores(self, batch: Batch, preprocessor: Any) -> Tensor:
+    def scores(self, batch: EncoderInputs, preprocessor: Any) -> Tensor:
         hidden, mask = preprocessor.states(self.base_model, batch)  # [B, T, H], [B, T]
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         return self.classifier((hidden * weight).sum(1) / weight.sum(1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from univa.batch import Modality
 from univa.errors import UserError, first_line
 from univa.media.encoders import LOADING_ERRORS, empty_encoder, load_encoder
-from univa.media.preprocess import PREPROCESSORS, Batch, Preprocessor
+from univa.media.preprocess import PREPROCESSORS, EncoderInputs, Preprocessor
 from univa.utils.console import progress as show_progress
 
 __all__ = ["DIMENSIONS", "Pooling", "Scorer", "VARegressor", "batches_by_length", "score"]
@@ -49,7 +49,7 @@ class Scorer(nn.Module):
         """Where the parameters are."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
-    def on_device(self, rows: Sequence[Any]) -> Batch:
+    def on_device(self, rows: Sequence[Any]) -> EncoderInputs:
         """A batch of rows where the parameters are."""
         return {
             name: value.to(self.device) for name, value in self.preprocessor.batch(rows).items()
@@ -126,7 +126,7 @@ class VARegressor(Scorer):
         preprocessor = PREPROCESSORS[modality].load(source, cast(Any, encoder).config, **settings)
         return cls(encoder, preprocessor, dropout=dropout, pooling=pooling)
 
-    def pooled(self, batch: Batch) -> Tensor:
+    def pooled(self, batch: EncoderInputs) -> Tensor:
         """Pooled states of the encoder, [B, H] or [B, 2 H]."""
         hidden, mask = self.preprocessor.states(self.encoder, batch)  # [B, T, H], [B, T]
         weight = mask.unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
@@ -140,7 +140,7 @@ class VARegressor(Scorer):
         """Scores of pooled states: [B, 2], not clipped."""
         return self.offset + self.scale * self.head(self.dropout(pooled))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: EncoderInputs) -> Tensor:
         """Score a batch: [B, 2] (valence, arousal), not clipped."""
         return self.head_scores(self.pooled(batch))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from univa.batch import Modality
-from univa.media.preprocess import Batch
+from univa.media.preprocess import EncoderInputs
 from univa.va.regressor import Scorer
 
 __all__ = ["LexiconScorer"]
@@ -36,11 +36,11 @@ class _Words:
     def lengths(self, rows: Sequence[Any]) -> list[int]:
         return [len(row) for row in rows]
 
-    def batch(self, rows: Sequence[Any]) -> Batch:
+    def batch(self, rows: Sequence[Any]) -> EncoderInputs:
         means = [torch.tensor(row or [(0.0, 0.0)], dtype=torch.float64).mean(0) for row in rows]
         return {"means": torch.stack(means).float()}
 
-    def states(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, encoder: nn.Module, batch: EncoderInputs) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("a lexicon has no encoder")
 
     def settings(self) -> dict[str, Any]:
@@ -70,6 +70,6 @@ class LexiconScorer(Scorer):
         """How many texts have no word of the lexicon."""
         return sum(not row for row in self.preprocessor.rows(items))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: EncoderInputs) -> Tensor:
         """Score a batch: [B, 2]."""
         return batch["means"]

@@ -124,10 +124,14 @@ class UniVALoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options in `repr`."""
+        rule = f"radius={self.radius}" if self.sigma is None else f"sigma={self.sigma}"
         return (
-            f"temperature={self._temperature}, radius={self.radius}, alpha={self.alpha}, "
+            f"temperature={self._temperature}, {rule}, alpha={self.alpha}, "
             f"modality_weights={self.modality_weights}, classification={self.classification!r}, "
-            f"prior={self.prior!r}, self_weight={self.self_weight}"
+            f"prior={self.prior!r}, self_weight={self.self_weight}, "
+            f"no_positives={self.no_positives!r}, normalize={self.normalize}, "
+            f"learn_temperature={self.log_temperature is not None}, "
+            f"gather_distributed={self.gather_distributed}"
         )
 
 
