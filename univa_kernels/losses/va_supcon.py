@@ -168,7 +168,8 @@ class VASupConLoss(nn.Module):
         rule = f"radius={self.radius}" if self.sigma is None else f"sigma={self.sigma}"
         return (
             f"temperature={self._temperature}, {rule}, self_weight={self.self_weight}, "
-            f"no_positives={self.no_positives!r}, reduction={self.reduction!r}, "
-            f"normalize={self.normalize}, learn_temperature={self.log_temperature is not None}, "
+            f"group_pairs={self.group_pairs!r}, no_positives={self.no_positives!r}, "
+            f"reduction={self.reduction!r}, normalize={self.normalize}, "
+            f"anchor_views={self.anchor_views!r}, learn_temperature={self.log_temperature is not None}, "
             f"gather_distributed={self.gather_distributed}"
         )
