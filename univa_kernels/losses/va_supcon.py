@@ -170,6 +170,7 @@ class VASupConLoss(nn.Module):
             f"temperature={self._temperature}, {rule}, self_weight={self.self_weight}, "
             f"group_pairs={self.group_pairs!r}, no_positives={self.no_positives!r}, "
             f"reduction={self.reduction!r}, normalize={self.normalize}, "
-            f"anchor_views={self.anchor_views!r}, learn_temperature={self.log_temperature is not None}, "
+            f"anchor_views={self.anchor_views!r}, "
+            f"learn_temperature={self.log_temperature is not None}, "
             f"gather_distributed={self.gather_distributed}"
         )
