@@ -32,9 +32,13 @@ __all__ = [
 ]
 
 
-def in_plain_eager_mode() -> bool:
-    """Whether no tracer wants to see the registered operators."""
-    return not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0)
+def in_plain_eager_mode(tensor: Tensor) -> bool:
+    """Whether nobody traces, fakes or watches a call with this tensor."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 _operators: dict[str, Callable[..., Any]] = {}  # looking one up takes microseconds
@@ -101,42 +105,57 @@ def contrastive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
     ctx.set_materialize_grads(False)
 
 
-def contrastive_grad(
-    ctx: Any, grad: Tensor | None, _: Any, *, tied: bool = False
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the 14 inputs, from that of the losses [N].
+def _compiled_backward(
+    grad: Tensor,
+    saved: Sequence[Tensor | None],
+    options: Sequence[Any],
+    of_anchors: bool,
+    of_contrast: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of anchors and contrast set by the compiled kernel."""
 
-    tied: what the anchors' own copies in the contrast set are due is theirs.
+    def compute(*tensors: Any) -> Any:
+        return _run("contrastive_backward", *tensors, *options, of_anchors, of_contrast)
+
+    grads: tuple[Tensor, Tensor] = _gradients(compute, grad, *saved)
+    return grads
+
+
+def contrastive_grad(
+    ctx: Any,
+    grad: Tensor | None,
+    _: Any,
+    *,
+    tied: bool = False,
+    backward: Callable[..., tuple[Tensor, Tensor]] = _compiled_backward,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the 14 inputs, from that of the losses [..., N].
+
+    Args:
+        ctx: as `contrastive_setup` leaves it.
+        grad: upstream gradient; None gives none.
+        tied: add the gradient of the anchors' own copies in the contrast set to the anchors.
+        backward: gradients of anchors and contrast set from `grad`, the saved tensors, the options,
+            and which of the two are asked for.
     """
     if grad is None:
         return (None,) * 14
     saved = ctx.saved_tensors  # once: activation checkpointing hands them out no second time
     contrast, learned, stats = saved[1], saved[6], saved[7]
-    of_anchors = ctx.needs_input_grad[0]
-    of_contrast = contrast is not None and ctx.needs_input_grad[1]
-    grad_anchors = grad_contrast = None
+    of_anchors = bool(ctx.needs_input_grad[0])
+    of_contrast = contrast is not None and bool(ctx.needs_input_grad[1])
+    grad_anchors: Any = None
+    grad_contrast: Any = None
     if of_anchors or of_contrast:
-        grad_anchors, grad_contrast = _gradients(
-            lambda *tensors: _run(
-                "contrastive_backward", *tensors, *ctx.options, of_anchors, of_contrast
-            ),
-            grad,
-            *saved,
-        )
+        grad_anchors, grad_contrast = backward(grad, saved, ctx.options, of_anchors, of_contrast)
     if tied and of_anchors:
         copies, options = own_copies(saved, ctx.options)
-        grad_anchors = (
-            grad_anchors
-            + _gradients(
-                lambda *tensors: _run("contrastive_backward", *tensors, *options, False, True),
-                grad,
-                *copies,
-            )[1]
-        )
+        grad_anchors = grad_anchors + backward(grad, copies, options, False, True)[1]
     of_temperature = None
-    if learned is not None:
+    if learned is not None and ctx.needs_input_grad[6]:
         # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass (docs/mathematics.md, 1).
-        change = (torch.where(stats[1] != 0, grad, 0) * stats[3]).sum()
+        count, excess = stats.select(-2, 1), stats.select(-2, 3)
+        change = (torch.where(count != 0, grad, 0) * excess).sum()
         of_temperature = -change.reshape(learned.shape) / learned
     return (
         grad_anchors if of_anchors else None,

@@ -72,7 +72,7 @@ def contrastive(
     """`univa_kernels.reference.contrastive` by the compiled kernel of the tensors' device."""
     _refuse_forward_mode(anchors, contrast, learned_temperature)
     run: Any = torch.ops.univa.contrastive_forward
-    if _autograd.in_plain_eager_mode():
+    if _autograd.in_plain_eager_mode(anchors):
         run = _autograd.eager_contrastive
     result: tuple[Tensor, Tensor] = run(
         anchors,
@@ -96,7 +96,7 @@ def contrastive(
 def tied_contrastive(anchors: Tensor, contrast: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """`contrastive` against a constant set, whose row i + self_offset is anchor i itself."""
     _refuse_forward_mode(anchors, contrast, rest[4])
-    if not _autograd.in_plain_eager_mode():
+    if not _autograd.in_plain_eager_mode(anchors):
         return contrastive(anchors, reference.with_own_rows(anchors, contrast, rest[9]), *rest)
     result: tuple[Tensor, Tensor] = _autograd.eager_tied(anchors, contrast, *rest)
     return result
@@ -106,7 +106,7 @@ def correlation_prior(predictions: Tensor, similarity: Tensor, form: str) -> Ten
     """`univa_kernels.reference.correlation_prior` by the compiled kernel of the device."""
     _refuse_forward_mode(predictions, similarity)
     run: Any = torch.ops.univa.correlation_prior_forward
-    if _autograd.in_plain_eager_mode():
+    if _autograd.in_plain_eager_mode(predictions):
         run = _autograd.eager_prior
     eta: Tensor = run(predictions, similarity, form)
     return eta
@@ -143,7 +143,7 @@ def objective(
         classification,
         prior,
     )
-    if _autograd.in_plain_eager_mode():
+    if _autograd.in_plain_eager_mode(logits):
         return _autograd.eager_objective(
             weights,
             options,

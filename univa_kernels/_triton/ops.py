@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from univa_kernels import reference
-from univa_kernels._autograd import own_copies
+from univa_kernels._autograd import contrastive_grad, contrastive_setup, in_plain_eager_mode
 from univa_kernels._triton import problem as problems
 from univa_kernels._triton.pairs import INTERPRETED
 from univa_kernels._triton.sorting import backward as run_backward
@@ -192,52 +193,25 @@ def _of_embeddings(
     return gradient.to(embeddings.dtype)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[1])
-    ctx.options = inputs[7:]
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+def _backward_of(
+    grad: Tensor,
+    saved: Sequence[Any],
+    options: Sequence[Any],
+    of_anchors: bool,
+    of_contrast: bool,
+) -> tuple[Tensor, Tensor]:
+    # With create_graph the operator is asked, which refuses second derivatives.
+    if torch.is_grad_enabled() or not in_plain_eager_mode(saved[0]):
+        grads: tuple[Tensor, Tensor] = torch.ops.univa_triton.contrastive_backward(
+            grad, *saved, *options, of_anchors, of_contrast
+        )
+        return grads
+    problem = problems.make(*saved[:7], *options, problems.direct)  # type: ignore[call-arg]
+    anchors, contrast, stats, normalize = saved[0], saved[1], saved[7], options[-1]
+    return _backward(problem, grad, stats, anchors, contrast, normalize, of_anchors, of_contrast)
 
 
-def _gradients(
-    ctx: Any, grad: Tensor | None, _: Any, *, tied: bool = False
-) -> tuple[Tensor | None, ...]:
-    """As `univa_kernels._autograd.contrastive_grad`."""
-    if grad is None:
-        return (None,) * 14
-    saved = ctx.saved_tensors
-    contrast, learned, stats = saved[1], saved[6], saved[7]
-    of_anchors = bool(ctx.needs_input_grad[0])
-    of_contrast = contrast is not None and bool(ctx.needs_input_grad[1])
-    mine = theirs = of_temperature = None
-    if of_anchors or of_contrast:
-        # With create_graph the operator is asked, which refuses second derivatives.
-        if not torch.is_grad_enabled() and _eager(saved[0]):
-            problem = problems.make(*saved[:7], *ctx.options, problems.direct)  # type: ignore[call-arg]
-            mine, theirs = _backward(
-                problem, grad, stats, saved[0], contrast, ctx.options[-1], of_anchors, of_contrast
-            )
-        else:
-            mine, theirs = torch.ops.univa_triton.contrastive_backward(
-                grad, *saved, *ctx.options, of_anchors, of_contrast
-            )
-    if tied and mine is not None:
-        copies, options = own_copies(saved, ctx.options)
-        of_copies = torch.ops.univa_triton.contrastive_backward(
-            grad, *copies, *options, False, True
-        )[1]
-        mine = mine + of_copies
-    if learned is not None and ctx.needs_input_grad[6]:
-        # The forward kept sum_j (p_ij - k_ij / n_i) s_ij: no second pass.
-        change = (grad * stats[:, 3]).sum()
-        of_temperature = -change.reshape(learned.shape) / learned
-    return (
-        mine if of_anchors else None,
-        theirs if of_contrast else None,
-        *(None,) * 4,
-        of_temperature,
-        *(None,) * 7,
-    )
+_gradients = partial(contrastive_grad, backward=_backward_of)
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> None:
@@ -247,7 +221,7 @@ def _no_double_backward(ctx: Any, *_: Any) -> None:
     )
 
 
-contrastive_forward.register_autograd(_gradients, setup_context=_setup)
+contrastive_forward.register_autograd(_gradients, setup_context=contrastive_setup)
 contrastive_backward.register_autograd(_no_double_backward)
 
 
@@ -258,7 +232,7 @@ class _Eager(torch.autograd.Function):
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         return _forward(problems.make(*inputs, problems.direct))  # type: ignore[call-arg]
 
-    setup_context = staticmethod(_setup)
+    setup_context = staticmethod(contrastive_setup)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -273,19 +247,12 @@ class _EagerTied(_Eager):
         return _gradients(ctx, *grads, tied=True)
 
 
-def _eager(tensor: Tensor) -> bool:
-    """Whether a call is plain eager code: nobody traces, fakes or watches it."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
-
-
 def contrastive_sets(anchors: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """Losses [S, N] and statistics [S, 4, N] of sets [S, N, D]."""
     _refuse_forward_mode(anchors, arguments[0], arguments[5])
-    run: Any = _Eager.apply if _eager(anchors) else torch.ops.univa_triton.contrastive_forward
+    run: Any = (
+        _Eager.apply if in_plain_eager_mode(anchors) else torch.ops.univa_triton.contrastive_forward
+    )
     result: tuple[Tensor, Tensor] = run(anchors, *arguments)
     return result
 
@@ -324,7 +291,7 @@ def _as_sets(*tensors: Tensor | None) -> list[Tensor | None]:
 
 def tied_contrastive(anchors: Tensor, contrast: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """`univa_kernels.reference.tied_contrastive` by the Triton kernels."""
-    if not _eager(anchors):
+    if not in_plain_eager_mode(anchors):
         return contrastive(anchors, reference.with_own_rows(anchors, contrast, rest[9]), *rest)
     _refuse_forward_mode(anchors, contrast, rest[4])
     run: Any = _EagerTied.apply

@@ -183,9 +183,8 @@ class CrossBatchMemory(nn.Module):
         """
         if not (
             self.training
-            and in_plain_eager_mode()
+            and in_plain_eager_mode(embeddings)
             and not torch._C._are_functorch_transforms_active()
-            and type(embeddings) in (Tensor, nn.Parameter)
             and embeddings.shape[1] > 0
         ):
             return False
