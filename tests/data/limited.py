@@ -1,5 +1,7 @@
 """Calls in a process whose address space is bounded, forked from a server that has imported all."""
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -17,6 +19,8 @@ import univa.data.importers.convert
 import univa.data.importers.csd
 import univa.data.importers.table  # noqa: F401
 from univa.errors import UserError
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
@@ -46,6 +50,10 @@ def call_within(more: int, function: Callable[..., Any], *args: Any) -> str:
 
 def _call(result: Any, more: int, function: Callable[..., Any], *args: Any) -> None:
     torch.set_num_threads(1)  # the stack of each thread would count, of as many as there are cores
+    # What is freed goes back to the system. Else holes between blocks count as well, and how many
+    # there are depends on what the process did before.
+    with contextlib.suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 16)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
